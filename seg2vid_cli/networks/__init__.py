@@ -1,0 +1,1 @@
+"""Networks and their configurations: no files, downloads or printing here."""

@@ -1,0 +1,102 @@
+"""Label map to picture: a compact U-Net whose normalisation carries the look of the scene.
+
+A style vector sets scale and shift of every normalisation layer (light, colours, weather), and the
+label planes enter at every scale of the decoder. Discriminators and the style encoder belong to
+`seg2vid_cli.training`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seg2vid_cli.networks.layers import LEAK
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelUNetConfig:
+    """Widths of the generator.
+
+    Args:
+        size_hw: Height and width it was trained at.
+        label_planes: One-hot planes it reads.
+        style_size: Length of the style vector.
+        channels: Feature channels from full size down; each further entry halves the size.
+        middle_blocks: Residual blocks at the coarsest size.
+    """
+
+    size_hw: tuple[int, int]
+    label_planes: int
+    style_size: int
+    channels: tuple[int, ...]
+    middle_blocks: int
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return int(2 ** (len(self.channels) - 1))
+
+
+class StyledConv(nn.Module):
+    """Convolution 3x3, batch norm with scale and shift from the style, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_size: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=False)
+        self.style = nn.Linear(style_size, 2 * out_channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """`(B, in, H, W)` and `(B, style_size)` to `(B, out, H', W')`."""
+        scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
+        x = self.norm(self.conv(x))
+        return F.leaky_relu(x * (1 + scale) + shift, LEAK)
+
+
+class LabelUNet(nn.Module):
+    """Paint a picture of a label map."""
+
+    def __init__(self, config: LabelUNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, planes, style = config.channels, config.label_planes, config.style_size
+        self.stem = nn.Conv2d(planes, widths[0], 5, padding=2)
+        self.down = nn.ModuleList(
+            StyledConv(a, b, style, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.middle = nn.ModuleList(
+            StyledConv(widths[-1], widths[-1], style) for _ in range(2 * config.middle_blocks)
+        )
+        self.up = nn.ModuleList(
+            StyledConv(deep + skip + planes, skip, style)
+            for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.to_rgb = nn.Conv2d(widths[0], 3, 5, padding=2)
+
+    def forward(self, planes: Tensor, style: Tensor) -> Tensor:
+        """Paint label planes in a given style.
+
+        Args:
+            planes: `(B, K, H, W)` one-hot; H and W multiples of `config.multiple`.
+            style: `(B, style_size)`, standard normal.
+
+        Returns:
+            `(B, 3, H, W)` in [0, 1].
+        """
+        x = F.leaky_relu(self.stem(planes), LEAK)
+        planes = planes.to(x.dtype)  # under autocast: keep the concatenations in half precision
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, style)
+            skips.append(x)
+        for first, second in zip(self.middle[0::2], self.middle[1::2], strict=True):
+            x = x + second(first(x, style), style)
+        for layer, skip in zip(self.up, skips[-2::-1], strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            # Class shares of each cell rather than one sampled class: thin poles survive.
+            shares = F.adaptive_avg_pool2d(planes, skip.shape[-2:])
+            x = layer(torch.cat([x, skip, shares], dim=1), style)
+        return torch.sigmoid(self.to_rgb(x))

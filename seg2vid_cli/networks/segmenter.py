@@ -1,0 +1,84 @@
+"""Picture to label map: a small residual encoder-decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """Widths of the segmentation network.
+
+    Args:
+        classes: Output planes.
+        channels: Feature channels at 1/2, 1/4, 1/8 ... of the picture's size.
+        blocks: Residual blocks at each of these sizes.
+    """
+
+    classes: int
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+
+def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, same size in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` to the same shape."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+class Segmenter(nn.Module):
+    """Name the class of every pixel of a street picture."""
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels
+        self.encoder = nn.ModuleList()
+        for before, width, count in zip((3, *widths), widths, config.blocks, strict=False):
+            blocks = [ResidualBlock(width) for _ in range(count)]
+            self.encoder.append(nn.Sequential(_conv(before, width, stride=2), *blocks))
+        self.decoder = nn.ModuleList(
+            _conv(deep + skip, skip)
+            for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], config.classes, 3, padding=1)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Score every class.
+
+        Args:
+            frame: `(B, 3, H, W)` in [0, 1]; H and W multiples of `2 ** len(channels)`.
+
+        Returns:
+            `(B, classes, H, W)` logits.
+        """
+        x, skips = frame - 0.5, []
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        for layer, skip in zip(self.decoder, skips[-2::-1], strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = layer(torch.cat([x, skip], dim=1))
+        x = self.head(x)
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,192 @@
+"""Pictures, label maps and clips: decoded once, kept in memory as uint8, augmented per sample."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from seg2vid_cli.errors import InputError
+
+NUM_CLASSES = 20
+UNLABELLED = 19
+
+# A data set with few classes must still teach the planes it lacks: now and then an object is handed
+# over under the name of a class that looks alike.
+LOOKALIKES: dict[int, tuple[int, ...]] = {
+    13: (14, 15, 16),  # car: truck, bus, train
+    18: (12, 17),  # bicycle: rider, motorcycle
+    11: (12,),  # person: rider
+    8: (9,),  # vegetation: terrain
+    4: (3,),  # fence: wall
+    2: (3,),  # building: wall
+    7: (6,),  # traffic sign: traffic light
+}
+LOOKALIKE_PROBABILITY = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One labelled picture.
+
+    Args:
+        name: File name without ending.
+        picture: uint8 `(H, W, 3)`.
+        train_ids: uint8 `(H, W)`, 0-18 and 19 = unlabelled.
+    """
+
+    name: str
+    picture: NDArray[np.uint8]
+    train_ids: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriveClip:
+    """Consecutive driving frames at one rate, with machine-made label maps.
+
+    Args:
+        name: File name.
+        frames: uint8 `(N, H, W, 3)`.
+        train_ids: uint8 `(N, H, W)`.
+        stride: Frames to step for one step of the motion network.
+    """
+
+    name: str
+    frames: NDArray[np.uint8]
+    train_ids: NDArray[np.uint8]
+    stride: int
+
+
+def read_pairs(
+    pictures: Path, labels: Path, lookup: NDArray[np.uint8], names: Sequence[str] | None = None
+) -> list[Pair]:
+    """Read pictures with the label maps of the same name.
+
+    Args:
+        pictures: Folder of `.jpg` or `.png` pictures.
+        labels: Folder of single-channel id maps.
+        lookup: uint8 `(256,)`, id in the file to train id.
+        names: Only these, without ending; all of them otherwise.
+
+    Raises:
+        InputError: A picture has no label map or another size.
+    """
+    files = {f.stem: f for f in sorted(pictures.iterdir()) if f.suffix in {".jpg", ".png"}}
+    pairs = []
+    for name in names or list(files):
+        label_file = labels / f"{name}.png"
+        if name not in files or not label_file.exists():
+            raise InputError(f"{name}: needs a picture in {pictures} and {label_file}")
+        picture = np.asarray(Image.open(files[name]).convert("RGB"))
+        train_ids = lookup[np.asarray(Image.open(label_file))]
+        if picture.shape[:2] != train_ids.shape:
+            raise InputError(f"{label_file}: not of the same size as its picture")
+        pairs.append(Pair(name=name, picture=picture, train_ids=train_ids))
+    return pairs
+
+
+def diversify_classes(
+    train_ids: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Rename some connected regions to a look-alike class: uint8 `(H, W)` to the same."""
+    out = train_ids.copy()
+    for known, others in LOOKALIKES.items():
+        mask = train_ids == known
+        if not mask.any():
+            continue
+        count, regions = cv2.connectedComponents(mask.astype(np.uint8))
+        for region in range(1, count):
+            if rng.random() < LOOKALIKE_PROBABILITY:
+                out[regions == region] = rng.choice(others)
+    return out
+
+
+def crop_pair(
+    pair: Pair, size_hw: tuple[int, int], rng: np.random.Generator, *, zoom: tuple[float, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Cut a random window of the wanted aspect and scale it; flipped half of the time.
+
+    Args:
+        pair: The labelled picture.
+        size_hw: Size to return.
+        rng: Source of the choices.
+        zoom: Least and largest window width as a share of the widest that fits.
+
+    Returns:
+        Picture uint8 `(h, w, 3)` and train ids uint8 `(h, w)`.
+    """
+    height, width = pair.train_ids.shape
+    out_h, out_w = size_hw
+    widest = min(width, height * out_w / out_h)
+    window_w = widest * rng.uniform(*zoom)
+    window_h = window_w * out_h / out_w
+    left, top = rng.uniform(0, width - window_w), rng.uniform(0, height - window_h)
+    box = (left, top, left + window_w, top + window_h)
+    picture = Image.fromarray(pair.picture).resize((out_w, out_h), Image.Resampling.BOX, box)
+    labels = Image.fromarray(pair.train_ids).resize((out_w, out_h), Image.Resampling.NEAREST, box)
+    x, y = np.asarray(picture), np.asarray(labels)
+    return (x[:, ::-1], y[:, ::-1]) if rng.random() < 0.5 else (x, y)
+
+
+def jitter_colours(
+    picture: NDArray[np.uint8], rng: np.random.Generator, strength: float
+) -> NDArray[np.uint8]:
+    """Change brightness, contrast, gamma and the balance of the channels at random."""
+    x = picture.astype(np.float32) / 255
+    x = x ** np.exp(rng.normal(0, 0.35 * strength))
+    x = (x - x.mean()) * np.exp(rng.normal(0, 0.3 * strength)) + x.mean()
+    x = x * np.exp(rng.normal(0, 0.25 * strength)) * np.exp(rng.normal(0, 0.12 * strength, 3))
+    if rng.random() < 0.3 * strength:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.3, 1.2))
+    out: NDArray[np.uint8] = (np.clip(x, 0, 1) * 255).astype(np.uint8)
+    return out
+
+
+def to_tensor(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """uint8 `(h, w, 3)` pictures to float32 `(B, 3, h, w)` in [0, 1]."""
+    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(pictures)))
+    return stacked.permute(0, 3, 1, 2).float() / 255
+
+
+def to_planes(train_ids: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """uint8 `(h, w)` maps to one-hot float32 `(B, 20, h, w)`."""
+    ids = torch.from_numpy(np.ascontiguousarray(np.stack(train_ids))).long()
+    return torch.nn.functional.one_hot(ids, NUM_CLASSES).permute(0, 3, 1, 2).float()
+
+
+Batch = TypeVar("Batch")
+
+
+def prefetch(make: Callable[[np.random.Generator], Batch], seed: int, *, ahead: int = 3) -> Iterator[Batch]:
+    """Yield batches for ever, the next ones made in a background thread.
+
+    Raises:
+        Exception: Whatever `make` raised, where the batch would have come.
+    """
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+
+    def work() -> None:
+        rng = np.random.default_rng(seed)
+        while True:
+            try:
+                ready.put(make(rng))
+            except BaseException as error:
+                ready.put(error)
+                return
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        item = ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item

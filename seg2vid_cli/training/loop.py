@@ -1,0 +1,174 @@
+"""One training loop for all tasks: time limit, averaged weights, resumable, metrics and sample sheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+PIECE_BYTES = 15 * 2**20
+EMA_DECAY = 0.999
+
+
+class Task(Protocol):
+    """What the loop needs to know of a task.
+
+    Attributes:
+        name: Used for folder and file names.
+        network: What is exported; its averaged copy is kept by the loop.
+        helpers: Networks that only training needs.
+        optimizers: By name; each `step` uses them itself.
+        learning_rate: Of the first step; the loop lowers it along a half cosine.
+    """
+
+    name: str
+    network: nn.Module
+    helpers: nn.ModuleDict
+    optimizers: dict[str, torch.optim.Optimizer]
+    learning_rate: float
+
+    def step(self) -> Mapping[str, float]:
+        """Take one step and return named losses."""
+
+    def sample_sheet(self, network: nn.Module) -> Image.Image:
+        """Draw what the (averaged) network does now."""
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
+    """Move averaged weights towards the network's, faster during the first steps."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.dtype.is_floating_point:
+            kept.lerp_(new.to(kept.dtype), 1 - decay)
+        else:
+            kept.copy_(new)
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a training state in pieces of at most 15 MiB; the old one stays until the new is whole."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getbuffer()
+    pieces = math.ceil(len(data) / PIECE_BYTES)
+    for index in range(pieces):
+        part = data[index * PIECE_BYTES : (index + 1) * PIECE_BYTES]
+        (folder / f"new-state.{index:02d}").write_bytes(part)
+    for old in folder.glob("state.*"):
+        old.unlink()
+    for index in range(pieces):
+        (folder / f"new-state.{index:02d}").rename(folder / f"state.{index:02d}")
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Read what `save_checkpoint` wrote; None where there is nothing."""
+    pieces = sorted(folder.glob("state.*"))
+    if not pieces:
+        return None
+    data = b"".join(piece.read_bytes() for piece in pieces)
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
+
+
+def _state(task: Task, average: nn.Module, step: int, seconds: float) -> dict[str, Any]:
+    return {
+        "network": task.network.state_dict(),
+        "average": average.state_dict(),
+        "helpers": task.helpers.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in task.optimizers.items()},
+        "step": step,
+        "seconds": seconds,
+    }
+
+
+def train(
+    task: Task, *, out: Path, minutes: float, sheet_every_s: float = 240.0, save_every_s: float = 300.0
+) -> nn.Module:
+    """Train until `minutes` of training time have passed in all, earlier runs in `out` included.
+
+    Args:
+        task: What to train.
+        out: Folder for `NAME/state.*`, `metrics.csv` and `sheet-*.png`; resumed from if it has a state.
+        minutes: Training time in all; the learning rate falls to a twentieth over it.
+        sheet_every_s: Seconds between sample sheets.
+        save_every_s: Seconds between saved states.
+
+    Returns:
+        The averaged network.
+    """
+    folder = out / task.name
+    folder.mkdir(parents=True, exist_ok=True)
+    average = deepcopy(task.network).requires_grad_(False)
+    step, seconds_before = 0, 0.0
+    if state := load_checkpoint(folder):
+        task.network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        task.helpers.load_state_dict(state["helpers"])
+        for name, optimizer in task.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        step, seconds_before = state["step"], state["seconds"]
+    limit, start = minutes * 60, time.monotonic()
+    last_sheet = last_save = last_row = start
+    sums: dict[str, float] = {}
+    rows = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(task.name, total=limit)
+        while (seconds := seconds_before + time.monotonic() - start) < limit:
+            factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(seconds / limit, 1)))
+            for optimizer in task.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = task.learning_rate * factor
+            for key, value in task.step().items():
+                sums[key] = sums.get(key, 0.0) + value
+            step, rows = step + 1, rows + 1
+            update_average(average, task.network, step)
+            now = time.monotonic()
+            if now - last_row > 20:
+                _write_row(folder / "metrics.csv", step, seconds, {k: v / rows for k, v in sums.items()})
+                progress.update(bar, completed=seconds)
+                sums, rows, last_row = {}, 0, now
+            if now - last_sheet > sheet_every_s:
+                task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
+                last_sheet = now
+            if now - last_save > save_every_s:
+                save_checkpoint(folder, _state(task, average, step, seconds))
+                last_save = now
+    save_checkpoint(folder, _state(task, average, step, seconds))
+    task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
+    (folder / "done.json").write_text(json.dumps({"steps": step, "minutes": seconds / 60}))
+    return average
+
+
+def _write_row(path: Path, step: int, seconds: float, losses: Mapping[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(["step", "seconds", *losses])
+        writer.writerow([step, round(seconds), *(f"{value:.5f}" for value in losses.values())])
+
+
+def grid_picture(rows: list[list[Tensor]]) -> Image.Image:
+    """Rows of `(3, h, w)` pictures in [0, 1] as one picture."""
+    lines = [torch.cat([cell.detach().float().cpu() for cell in row], dim=2) for row in rows]
+    grid = torch.cat(lines, dim=1).clamp(0, 1)
+    return Image.fromarray((grid.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A network configuration as plain values."""
+    return asdict(config)

@@ -1,0 +1,126 @@
+"""Train the segmentation network that labels driving clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seg2vid_cli.label_sets import CLASSES
+from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
+from seg2vid_cli.training import data
+from seg2vid_cli.training.loop import grid_picture
+
+SEGMENTER = SegmenterConfig(classes=19, channels=(32, 64, 128, 192, 256), blocks=(0, 2, 3, 3, 2))
+
+
+class SegmenterTask:
+    """Cross-entropy, classes weighted by the inverse root of their share, strong colour changes.
+
+    Args:
+        pairs: Training pairs.
+        seed: Of weights and augmentation.
+        batch: Pictures per step.
+        size_hw: Size of the crops.
+        device: Where to train.
+    """
+
+    name = "segmenter"
+    learning_rate = 2e-3
+
+    def __init__(
+        self,
+        pairs: Sequence[data.Pair],
+        *,
+        seed: int = 0,
+        batch: int = 8,
+        size_hw: tuple[int, int] = (192, 384),
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(seed)
+        self.device = torch.device(device)
+        self.network: nn.Module = Segmenter(SEGMENTER).to(
+            self.device, memory_format=torch.channels_last
+        )
+        self.helpers = nn.ModuleDict()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "network": torch.optim.AdamW(self.network.parameters(), self.learning_rate)
+        }
+        counts = sum(np.bincount(p.train_ids.ravel(), minlength=20)[:19] for p in pairs) + 1.0
+        weights = np.where(counts > 1, (counts / counts.sum()) ** -0.5, 0)
+        weights /= (weights * counts).sum() / counts.sum()
+        self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
+
+        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+            crops = [
+                data.crop_pair(pairs[i], size_hw, rng, zoom=(0.55, 1.0))
+                for i in rng.integers(len(pairs), size=batch)
+            ]
+            pictures = [data.jitter_colours(picture, rng, 1.0) for picture, _ in crops]
+            ids = torch.from_numpy(np.stack([ids for _, ids in crops])).long()
+            return data.to_tensor(pictures), ids
+
+        self.batches = data.prefetch(make, seed)
+
+    def step(self) -> Mapping[str, float]:
+        """One step of weighted cross-entropy; unlabelled pixels are left out."""
+        frames, ids = next(self.batches)
+        frames = frames.to(self.device, memory_format=torch.channels_last)
+        ids = ids.to(self.device)
+        self.last = frames
+        self.network.train()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.network(frames)
+        loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=data.UNLABELLED)
+        self.optimizers["network"].zero_grad()
+        loss.backward()
+        self.optimizers["network"].step()
+        keep = ids != data.UNLABELLED
+        accuracy = (logits.argmax(1) == ids)[keep].float().mean()
+        return {"loss": loss.item(), "accuracy": accuracy.item()}
+
+    def sample_sheet(self, network: nn.Module) -> Image.Image:
+        """Pictures above, their labels below."""
+        colours = torch.tensor([c.colour for c in CLASSES], device=self.device) / 255
+        network.eval()
+        with torch.no_grad():
+            ids = network(self.last[:4]).argmax(1)
+        return grid_picture([list(self.last[:4]), list(colours[ids].permute(0, 3, 1, 2))])
+
+
+@torch.inference_mode()
+def label_frames(network: nn.Module, frames: np.ndarray, *, batch: int = 8) -> np.ndarray:
+    """Label uint8 `(N, H, W, 3)` frames: uint8 `(N, H, W)` train ids. H and W multiples of 32."""
+    device = next(network.parameters()).device
+    network.eval()
+    labelled = []
+    for start in range(0, len(frames), batch):
+        x = data.to_tensor(list(frames[start : start + batch]))
+        x = x.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            labelled.append(network(x).argmax(1).byte().cpu().numpy())
+    return np.concatenate(labelled)
+
+
+@torch.inference_mode()
+def score(network: nn.Module, pairs: Sequence[data.Pair]) -> dict[str, float]:
+    """Pixel accuracy and mean IoU over the classes that occur, at full picture size."""
+    confusion = np.zeros((19, 19), dtype=np.int64)
+    for pair in pairs:
+        height, width = pair.train_ids.shape
+        padded = np.pad(pair.picture, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="edge")
+        guess = label_frames(network, padded[None])[0, :height, :width]
+        keep = pair.train_ids != data.UNLABELLED
+        pairs_index = pair.train_ids[keep].astype(np.int64) * 19 + guess[keep]
+        confusion += np.bincount(pairs_index, minlength=361).reshape(19, 19)
+    hits, present = np.diag(confusion), confusion.sum(1) > 0
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return {
+        "pixel_accuracy": float(hits.sum() / confusion.sum()),
+        "mean_iou": float((hits[present] / union[present]).mean()),
+        "classes": int(present.sum()),
+    }
