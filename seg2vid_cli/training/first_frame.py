@@ -18,6 +18,7 @@ from seg2vid_cli.label_sets import CLASSES
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import grid_picture
+from seg2vid_cli.training.losses import kl_to_normal
 
 GENERATOR = LabelUNetConfig(
     size_hw=(128, 256),
@@ -73,9 +74,6 @@ class StyleEncoder(nn.Module):
         return mean, log_variance
 
 
-def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler distance to N(0, I): summed over the code, averaged over the batch."""
-    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1).mean()
 
 
 class FirstFrameTask:
@@ -89,6 +87,7 @@ class FirstFrameTask:
     """
 
     name = "first-frame"
+    progress = 0.0
     learning_rate = 3e-4
 
     def __init__(

@@ -32,6 +32,7 @@ class Task(Protocol):
         helpers: Networks that only training needs.
         optimizers: By name; each `step` uses them itself.
         learning_rate: Of the first step; the loop lowers it along a half cosine.
+        progress: Share of the training time that has passed, set by the loop.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task(Protocol):
     helpers: nn.ModuleDict
     optimizers: dict[str, torch.optim.Optimizer]
     learning_rate: float
+    progress: float
 
     def step(self) -> Mapping[str, float]:
         """Take one step and return named losses."""
@@ -128,7 +130,8 @@ def train(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task(task.name, total=limit)
         while (seconds := seconds_before + time.monotonic() - start) < limit:
-            factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(seconds / limit, 1)))
+            task.progress = seconds / limit
+            factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * task.progress))
             for optimizer in task.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = task.learning_rate * factor

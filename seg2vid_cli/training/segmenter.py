@@ -30,6 +30,7 @@ class SegmenterTask:
     """
 
     name = "segmenter"
+    progress = 0.0
     learning_rate = 2e-3
 
     def __init__(

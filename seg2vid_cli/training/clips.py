@@ -1,0 +1,151 @@
+"""Driving clips for the motion network: frames, machine-made labels and a classical flow as teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from seg2vid_cli.training import data
+from seg2vid_cli.training.segmenter import label_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriveClip:
+    """Consecutive driving frames with machine-made label maps.
+
+    Args:
+        name: File name.
+        frames: uint8 `(N, H, W, 3)`, already at the working size and step.
+        train_ids: uint8 `(N, H, W)`.
+    """
+
+    name: str
+    frames: NDArray[np.uint8]
+    train_ids: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionBatch:
+    """Some short clips.
+
+    Args:
+        frames: `(B, T + 1, 3, H, W)` in [0, 1], the first frame in front.
+        planes: `(B, 20, H, W)` label planes of the first frame.
+        flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where frame t's
+            pixels are in the first frame, as classical flow sees it.
+        flow_back_px: Where the first frame's pixels are in frame t.
+    """
+
+    frames: Tensor
+    planes: Tensor
+    flow_px: Tensor
+    flow_back_px: Tensor
+
+    def to(self, device: torch.device) -> MotionBatch:
+        """Copy to a device."""
+        return MotionBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+def read_clip(
+    path: Path, segmenter: nn.Module, *, size_hw: tuple[int, int], first: int = 0, last: int | None = None
+) -> DriveClip:
+    """Decode frames `first` to `last` of a video, label them at the video's own size, scale down.
+
+    Args:
+        path: Any video that ffmpeg reads; width and height multiples of 32.
+        segmenter: Names the class of every pixel.
+        size_hw: Working size.
+        first: First frame.
+        last: One past the last frame; all of them otherwise.
+    """
+    reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
+    width, height = next(reader)["size"]
+    kept = [f for i, f in enumerate(reader) if i >= first and (last is None or i < last)]
+    full = np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in kept])
+    ids = label_frames(segmenter, full)
+    size = size_hw[::-1]
+    frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in full])
+    small = np.stack([cv2.resize(i, size, interpolation=cv2.INTER_NEAREST) for i in ids])
+    return DriveClip(name=path.name, frames=frames, train_ids=small)
+
+
+def classical_flow(
+    source: NDArray[np.uint8], target: NDArray[np.uint8], estimator: cv2.DISOpticalFlow
+) -> NDArray[np.float32]:
+    """DIS flow between two grey pictures `(H, W)`: for each pixel of `source` where it is in `target`.
+
+    Returns:
+        float32 `(2, H, W)` in pixels.
+    """
+    flow: NDArray[np.float32] = estimator.calc(source, target, None)
+    return flow.transpose(2, 0, 1)
+
+
+class MotionClips:
+    """Short clips cut from drives, every start once with its teacher flows.
+
+    Args:
+        clips: The drives.
+        stride: Frames of each drive to step for one predicted frame.
+        num_frames: T.
+        every: Use each `every`-th frame as a start.
+    """
+
+    def __init__(
+        self, clips: Sequence[DriveClip], *, strides: Sequence[int], num_frames: int, every: int = 1
+    ) -> None:
+        self.clips, self.strides, self.num_frames = clips, strides, num_frames
+        self.starts = [
+            (c, s)
+            for c, (clip, stride) in enumerate(zip(clips, strides, strict=True))
+            for s in range(0, len(clip.frames) - stride * num_frames, every)
+        ]
+        estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip.frames] for clip in clips]
+        height, width = clips[0].frames.shape[1:3]
+        shape = (len(self.starts), 2, num_frames, 2, height // 2, width // 2)
+        self.teacher = np.empty(shape, np.float16)
+        for row, (c, s) in enumerate(self.starts):
+            for t in range(num_frames):
+                first, later = grey[c][s], grey[c][s + strides[c] * (t + 1)]
+                self.teacher[row, 0, t] = classical_flow(later, first, estimator)[:, ::2, ::2]
+                self.teacher[row, 1, t] = classical_flow(first, later, estimator)[:, ::2, ::2]
+
+    def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:
+        """Draw clips at random: flipped, recoloured, with classes exchanged for look-alikes."""
+        return collate([self.draw(int(row), rng) for row in rng.integers(len(self.starts), size=size)])
+
+    def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[np.uint8], ...]:
+        """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`."""
+        c, s = self.starts[row]
+        stop = s + self.strides[c] * self.num_frames + 1
+        frames = self.clips[c].frames[s : stop : self.strides[c]]
+        ids, teacher = self.clips[c].train_ids[s], self.teacher[row]
+        if rng is None:
+            return frames, ids, teacher
+        ids = data.diversify_classes(ids, rng)
+        frames = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6).reshape(frames.shape)
+        if rng.random() < 0.5:
+            sign = np.array([-1, 1], np.float16)[:, None, None]
+            frames, ids, teacher = frames[:, :, ::-1], ids[:, ::-1], teacher[..., ::-1] * sign
+        return frames, ids, teacher
+
+
+def collate(samples: Sequence[tuple[NDArray[np.uint8], ...]]) -> MotionBatch:
+    """Stack what `MotionClips.draw` gives."""
+    frames = torch.from_numpy(np.stack([s[0] for s in samples]))
+    teacher = torch.from_numpy(np.stack([s[2] for s in samples])).float()
+    return MotionBatch(
+        frames=frames.permute(0, 1, 4, 2, 3).float() / 255,
+        planes=data.to_planes([s[1] for s in samples]),
+        flow_px=teacher[:, 0],
+        flow_back_px=teacher[:, 1],
+    )

@@ -1,0 +1,64 @@
+"""Warp pictures along flows: pure functions, no weights, always in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seg2vid_cli.errors import ShapeError
+
+
+def backward_warp(picture: Tensor, flow_px: Tensor) -> Tensor:
+    """Build each output pixel from the place in `picture` that `flow_px` points to.
+
+    A zero flow returns the picture exactly.
+
+    Args:
+        picture: `(B, C, H, W)`, any float type.
+        flow_px: `(B, 2, H, W)` in pixels; channel 0 right, channel 1 down.
+
+    Returns:
+        `(B, C, H, W)` float32; what lies outside the picture counts as 0.
+
+    Raises:
+        ShapeError: B, H or W differ, or the flow has not two channels.
+    Source: STVIR/seg2vid, src/utils/ops.py, `flowwrapper` (opposite sign, half-images).
+    """
+    size = (picture.shape[0], 2, *picture.shape[-2:])
+    if tuple(flow_px.shape) != size:
+        raise ShapeError(f"flow is {tuple(flow_px.shape)}, the picture needs {size}")
+    height, width = picture.shape[-2:]
+    # Zeros to the right and below, up to 2**k + 1: then scaling whole pixel numbers to [-1, 1] and
+    # back, as grid_sample does, loses nothing, and a zero flow is the identity to the last bit.
+    full_h, full_w = _sampling_size(height), _sampling_size(width)
+    with torch.autocast(picture.device.type, enabled=False):
+        flow = flow_px.float()
+        x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
+        y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
+        grid = torch.stack([x * (2 / (full_w - 1)) - 1, y * (2 / (full_h - 1)) - 1], dim=-1)
+        padded = F.pad(picture.float(), (0, full_w - width, 0, full_h - height))
+        return F.grid_sample(
+            padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+        )
+
+
+def _sampling_size(size: int) -> int:
+    return int(2 ** max(1, (size - 2).bit_length()) + 1) if size > 1 else 3
+
+
+def half_images_to_px(flow: Tensor) -> Tensor:
+    """Turn the networks' flow into the pixels that `backward_warp` wants.
+
+    Args:
+        flow: `(..., 2, *, H, W)` with the two channels at dimension 1, in half-images, subtracted
+            from the grid.
+
+    Returns:
+        The same shape in pixels, added to the grid.
+    """
+    height, width = flow.shape[-2:]
+    scale = flow.new_tensor([-(width - 1) / 2, -(height - 1) / 2], dtype=torch.float32)
+    shape = [1] * flow.dim()
+    shape[1] = 2
+    return flow.float() * scale.view(shape)
