@@ -236,6 +236,7 @@ def test_carla_tags_in_the_red_channel():
             read = labels_from_array(array)
             assert read.encoding == name
             np.testing.assert_array_equal(read.train_ids, street())
+            assert set(read.alternatives) <= {"carla-ids", "carla-legacy-ids"}
     assert "red values" in read.reason
 
 
@@ -275,6 +276,17 @@ def test_near_tie_goes_to_the_fixed_order():
     assert "first in the fixed order" in read.reason
     assert read.doubtful
     assert read.alternatives == ("train-ids", "carla-ids", "carla-legacy-ids")
+
+
+@pytest.mark.parametrize(("lead", "doubtful"), [(0.4, True), (0.6, False)])
+def test_a_small_lead_is_doubtful(lead, doubtful, monkeypatch):
+    ids = np.full((32, 32), 13, np.uint8)  # fence, car, rider or sky
+    layout = np.ones((3, NUM_CLASSES))
+    layout[:, CAR] = np.exp(lead)
+    monkeypatch.setattr(labels_module, "STREET_LAYOUT", layout)
+    monkeypatch.setattr(labels_module, "UNSTREETLIKE", -99.0)
+    read = labels_from_array(ids)
+    assert (read.encoding, read.doubtful) == ("train-ids", doubtful)
 
 
 def test_upside_down_street_is_doubtful():
@@ -369,6 +381,15 @@ def test_palette_of_a_known_colour_map_decides(tmp_path):
     read = read_labels(_palette_png(tmp_path / "map.png", index[street()], palette))
     assert read.encoding == "cityscapes-colours"
     np.testing.assert_array_equal(read.train_ids, street())
+
+
+def test_palette_decides_against_streetlike_indices(tmp_path):
+    swapped = np.arange(NUM_CLASSES)
+    swapped[[ROAD, SKY]] = SKY, ROAD
+    palette = [CLASSES[c].colour for c in swapped]
+    read = read_labels(_palette_png(tmp_path / "map.png", street(), palette))
+    np.testing.assert_array_equal(read.train_ids, swapped[street()])
+    assert "train-ids" in read.alternatives
 
 
 def test_arbitrary_palette_leaves_the_indices_to_decide(tmp_path):
