@@ -1,0 +1,341 @@
+"""The path, top to bottom: label map, first frame, motion, warped and refined frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seg2vid_cli import __version__
+from seg2vid_cli.device import Compute, Precision, draw_normal, resolve_compute
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.first_frame import paint_first_frame, picture_to_tensor
+from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, resize_labels
+from seg2vid_cli.motion import predict_motion, sample_latents
+from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
+from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.recipe import TOOL, Recipe, encode_labels
+from seg2vid_cli.refine import refine_frames
+from seg2vid_cli.video import DEFAULT_QUALITY
+from seg2vid_cli.warp import backward_warp
+from seg2vid_cli.weights.load import Bundle, open_bundle
+from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
+
+DEFAULT_FRAMES = 25
+MAX_FRAMES = 100_000
+SIDE_RANGE_PX = (32, 4096)
+Fit = Literal["keep", "stretch"]
+FITS: tuple[Fit, ...] = ("keep", "stretch")
+Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFrame:
+    """One frame of a clip and how it came about.
+
+    Args:
+        index: Number in the clip, from 0.
+        source: Number of the frame it was warped from; its own for the first frame.
+        frame: uint8 `(H, W, 3)` RGB.
+        flow_px: float32 `(2, H, W)`: this pixel shows what the source frame has that far right and
+            down. None for the first frame.
+        forward_flow_px: float32 `(2, H, W)`: how far each pixel of the source frame moves until now.
+        visibility: float32 `(H, W)`; 1 = taken from the source frame, 0 = painted by refinement.
+    """
+
+    index: int
+    source: int
+    frame: NDArray[np.uint8]
+    flow_px: NDArray[np.float32] | None = None
+    forward_flow_px: NDArray[np.float32] | None = None
+    visibility: NDArray[np.float32] | None = None
+
+
+class Clip:
+    """A clip that is made while it is read; every new iteration makes it again.
+
+    Args:
+        recipe: How it is made.
+        labels: The label map at the clip's size.
+        frames: Starts the making.
+    """
+
+    def __init__(
+        self, recipe: Recipe, labels: LabelMap, frames: Callable[[], Iterator[ClipFrame]]
+    ) -> None:
+        self.recipe = recipe
+        self.labels = labels
+        self._frames = frames
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.recipe.size[1], self.recipe.size[0]
+
+    def __len__(self) -> int:
+        return self.recipe.frames
+
+    def __iter__(self) -> Iterator[ClipFrame]:
+        return self._frames()
+
+
+class Pipeline:
+    """All networks of a bundle on one device.
+
+    Args:
+        bundle: Checked weights; each network is loaded when it is first needed.
+        compute: Where to run.
+    """
+
+    def __init__(self, bundle: Bundle, compute: Compute) -> None:
+        self.bundle = bundle
+        self.compute = compute
+
+    @classmethod
+    def open(
+        cls,
+        weights: str = DEFAULT_WEIGHTS,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> Pipeline:
+        """Open weights by name or folder.
+
+        Raises:
+            InputError: Unknown weights, device or precision.
+            WeightsError: Damaged weights.
+        """
+        return cls(open_bundle(weights), resolve_compute(device, precision))
+
+    @cached_property
+    def generator(self) -> LabelUNet:
+        """The first-frame network."""
+        return cast(LabelUNet, self._load("first_frame"))
+
+    @cached_property
+    def motion(self) -> Seg2VidFlow:
+        """The motion network."""
+        return cast(Seg2VidFlow, self._load("motion"))
+
+    @cached_property
+    def refiner(self) -> Seg2VidRefine:
+        """The refinement network."""
+        return cast(Seg2VidRefine, self._load("refine"))
+
+    @cached_property
+    def weights_sha256(self) -> dict[str, str]:
+        """Hash of every stage's file."""
+        return self.bundle.sha256()
+
+    def _load(self, stage: str) -> torch.nn.Module:
+        return self.bundle.network(stage).to(self.compute.device)
+
+    def generate(
+        self,
+        labels: LabelMap,
+        *,
+        seed: int = 0,
+        variant: int = 0,
+        frames: int = DEFAULT_FRAMES,
+        fps: float | None = None,
+        quality: float = DEFAULT_QUALITY,
+        size_hw: tuple[int, int] | None = None,
+        fit: Fit = "keep",
+        picture: NDArray[np.uint8] | None = None,
+        picture_sha256: str | None = None,
+        progress: Progress = lambda stage, done, total: None,
+    ) -> Clip:
+        """Prepare a clip; the work is done while it is read.
+
+        Args:
+            labels: The label map, any size.
+            seed: Decides look and motion; the same seed gives the same clip on the same machine.
+            variant: Number of the sample under this seed.
+            frames: Frames in the clip.
+            fps: Frames per second; that of the clips the motion was learnt from if not given.
+            quality: Noted for the writer of the video file.
+            size_hw: Room for the frames; the area of the weights' own size if not given.
+            fit: `keep` the label map's aspect ratio inside that room, or `stretch` to fill it.
+            picture: uint8 `(H, W, 3)` at the clip's size, to start from instead of painting.
+            picture_sha256: Hash of the picture's file, for the recipe.
+            progress: Called with stage, steps done and steps in all.
+
+        Raises:
+            InputError: A number out of range.
+        """
+        check_range("frames", frames, 1, MAX_FRAMES)
+        check_range("seed", seed, 0, 2**63 - 1)
+        check_range("variant", variant, 0, 2**31 - 1)
+        size = plan_size(labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit=fit)
+        small = resize_labels(labels, size)
+        recipe = Recipe(
+            tool=TOOL,
+            version=__version__,
+            torch=torch.__version__,
+            weights=self.bundle.name,
+            weights_sha256=self.weights_sha256,
+            device=self.compute.device.type,
+            precision=self.compute.precision,
+            seed=seed,
+            variant=variant,
+            frames=frames,
+            fps=self.bundle.fps if fps is None else fps,
+            quality=quality,
+            size=(size[1], size[0]),
+            fit=fit,
+            labels_sha256=labels.sha256,
+            labels_png=encode_labels(small.train_ids),
+            first_frame_sha256=picture_sha256,
+        )
+        return Clip(recipe, small, lambda: self._make(recipe, small, picture, progress))
+
+    def _make(
+        self,
+        recipe: Recipe,
+        labels: LabelMap,
+        picture: NDArray[np.uint8] | None,
+        progress: Progress,
+    ) -> Iterator[ClipFrame]:
+        padded, (top, left) = pad_labels(labels, self._padded_size(labels.size_hw))
+        height, width = labels.size_hw
+        window = np.s_[..., top : top + height, left : left + width]
+        planes = torch.from_numpy(one_hot(padded.train_ids))[None].to(self.compute.device)
+        progress("first frame", 0, 1)
+        if picture is None:
+            seeds = {"seed": recipe.seed, "variant": recipe.variant}
+            first = paint_first_frame(self.generator, planes, compute=self.compute, **seeds)
+        else:
+            first = picture_to_tensor(_pad_picture(picture, padded.size_hw, (top, left)))
+            first = first.to(self.compute.device)
+        progress("first frame", 1, 1)
+        yield ClipFrame(index=0, source=0, frame=to_uint8(first[0][window]))
+        for index, source, frame, flow, forward, visible in self._continue(recipe, first, planes):
+            progress("motion", index, recipe.frames - 1)
+            yield ClipFrame(
+                index=index,
+                source=source,
+                frame=to_uint8(frame[window]),
+                flow_px=flow[window].cpu().numpy(),
+                forward_flow_px=forward[window].cpu().numpy(),
+                visibility=visible[window].cpu().numpy(),
+            )
+
+    def _continue(
+        self, recipe: Recipe, first: Tensor, planes: Tensor
+    ) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor, Tensor]]:
+        """The iterative scheme: every pass starts from the last refined frame and warped labels."""
+        options = self.bundle.stages["motion"].options, self.bundle.stages["refine"].options
+        downscale, keep_visible = options[0].get("downscale", 1), options[1].get("keep_visible", False)
+        seeds = {"seed": recipe.seed, "variant": recipe.variant}
+        latents = sample_latents(self.motion.config, **seeds)
+        source, made = first, 1
+        while made < recipe.frames:
+            motion = predict_motion(
+                self.motion, source, planes, latents, downscale=downscale, compute=self.compute
+            )
+            count = min(self.motion.config.num_frames, recipe.frames - made)
+            flow, visible = motion.flow_px[:count], motion.visibility[:count]
+            warped = backward_warp(source.expand(count, -1, -1, -1), flow)
+            noise = draw_normal(tuple(source.shape), purpose=f"refine/{made}", **seeds)
+            refined = refine_frames(
+                self.refiner,
+                warped,
+                visible,
+                noise.to(self.compute.device),
+                keep_visible=keep_visible,
+                compute=self.compute,
+            )
+            for t in range(count):
+                forward = motion.forward_flow_px[t]
+                yield made + t, made - 1, refined[t], flow[t], forward, visible[t]
+            source, planes = refined[-1:], backward_warp(planes, flow[-1:])
+            made += count
+
+    def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        stages = self.bundle.stages
+        downscale = stages["motion"].options.get("downscale", 1)
+        multiple = math.lcm(
+            stages["first_frame"].config.multiple,
+            Seg2VidFlow.multiple * downscale,
+            Seg2VidRefine.multiple,
+        )
+        height, width = (max(Seg2VidRefine.smallest, -(-n // multiple) * multiple) for n in size_hw)
+        return height, width
+
+
+def plan_size(
+    labels_hw: tuple[int, int],
+    native_hw: tuple[int, int],
+    *,
+    room_hw: tuple[int, int] | None = None,
+    fit: Fit = "keep",
+) -> tuple[int, int]:
+    """Choose the size of the frames: even sides, the label map's aspect ratio unless stretched.
+
+    Args:
+        labels_hw: Size of the label map.
+        native_hw: Size the weights were trained at; sets the area where no room is given.
+        room_hw: Room that the frames must fit into.
+        fit: `keep` the aspect ratio inside the room, or `stretch` to fill it.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        InputError: The room is too small, too large or odd.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
+    aspect = labels_hw[1] / labels_hw[0]
+    if room_hw is None:
+        height = math.sqrt(native_hw[0] * native_hw[1] / aspect)
+        return _even(height), _even(height * aspect)
+    low, high = SIDE_RANGE_PX
+    height, width = room_hw
+    if not (low <= height <= high and low <= width <= high):
+        raise InputError(
+            f"size {width}x{height} is out of range", hint=f"both sides from {low} to {high} pixels"
+        )
+    if height % 2 or width % 2:
+        raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
+    if fit == "stretch":
+        return height, width
+    scale = min(width / labels_hw[1], height / labels_hw[0])
+    fitted = _even(labels_hw[0] * scale), _even(labels_hw[1] * scale)
+    return min(fitted[0], height), min(fitted[1], width)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise `InputError` unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise InputError(f"{name} {value} is out of range", hint=f"use {low} to {high}")
+
+
+def to_uint8(frame: Tensor) -> NDArray[np.uint8]:
+    """`(3, H, W)` in [0, 1] to uint8 `(H, W, 3)` on the CPU."""
+    picture: NDArray[np.uint8] = (
+        (frame.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    )
+    return picture
+
+
+def _even(size: float) -> int:
+    return max(2, 2 * round(size / 2))
+
+
+def _pad_picture(
+    picture: NDArray[np.uint8], size_hw: tuple[int, int], corner: tuple[int, int]
+) -> NDArray[np.uint8]:
+    borders = [
+        (before, full - before - side)
+        for before, full, side in zip(corner, size_hw, picture.shape[:2], strict=True)
+    ]
+    return np.pad(picture, [*borders, (0, 0)], mode="edge")
