@@ -60,7 +60,9 @@ def resolve_compute(device: str = "auto", precision: Precision = "auto") -> Comp
             f"precision '{precision}' is not known", hint=f"use one of {', '.join(PRECISIONS)}"
         )
     if precision != "auto":
-        return Compute(device=chosen, precision=precision, reason=f"device {how}, precision asked for")
+        return Compute(
+            device=chosen, precision=precision, reason=f"device {how}, precision asked for"
+        )
     picked = "fp32"
     if chosen.type == "cuda":
         picked = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -84,7 +86,9 @@ def _named_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise DeviceError(f"device '{name}': this machine has {count} usable CUDA GPUs", hint=hint)
+            raise DeviceError(
+                f"device '{name}': this machine has {count} usable CUDA GPUs", hint=hint
+            )
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise DeviceError("device 'mps': not available on this machine", hint=hint)

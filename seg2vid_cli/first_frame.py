@@ -60,7 +60,9 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
-        raise InputError(f"{path}: {reason}", hint="--first-frame takes a photo, PNG or JPEG") from error
+        raise InputError(
+            f"{path}: {reason}", hint="--first-frame takes a photo, PNG or JPEG"
+        ) from error
     stretch = (picture.width / picture.height) / (width / height)
     if abs(stretch - 1) > ASPECT_TOLERANCE:
         raise InputError(

@@ -39,7 +39,9 @@ from seg2vid_cli.visualize import (
 
 PREVIEW_FRAMES = 11  # and the label map in front: three rows of four
 PREVIEW_COLUMNS = 4
-FLOW_FULL_COLOUR = 0.06  # of the width: motion from the source frame that is painted at full strength
+FLOW_FULL_COLOUR = (
+    0.06  # of the width: motion from the source frame that is painted at full strength
+)
 FLOW_PATTERNS = tuple(
     f"{name}_%05d.{end}" for name in ("backward", "forward") for end in ("flo", "png")
 )

@@ -191,7 +191,7 @@ class Pipeline:
             quality=quality,
             size=(size[1], size[0]),
             fit=fit,
-            labels_sha256=labels.sha256,
+            labels_sha256=small.sha256,
             labels_png=encode_labels(small.train_ids),
             first_frame_sha256=picture_sha256,
         )
@@ -233,7 +233,10 @@ class Pipeline:
     ) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor, Tensor]]:
         """The iterative scheme: every pass starts from the last refined frame and warped labels."""
         options = self.bundle.stages["motion"].options, self.bundle.stages["refine"].options
-        downscale, keep_visible = options[0].get("downscale", 1), options[1].get("keep_visible", False)
+        downscale, keep_visible = (
+            options[0].get("downscale", 1),
+            options[1].get("keep_visible", False),
+        )
         seeds = {"seed": recipe.seed, "variant": recipe.variant}
         latents = sample_latents(self.motion.config, **seeds)
         source, made = first, 1
@@ -296,8 +299,9 @@ def plan_size(
         raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
     aspect = labels_hw[1] / labels_hw[0]
     if room_hw is None:
-        height = math.sqrt(native_hw[0] * native_hw[1] / aspect)
-        return _even(height), _even(height * aspect)
+        side = math.sqrt(native_hw[0] * native_hw[1] / aspect)
+        room_hw = _even(side), _even(side * aspect)
+        fit = "stretch"
     low, high = SIDE_RANGE_PX
     height, width = room_hw
     if not (low <= height <= high and low <= width <= high):
@@ -322,7 +326,13 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 def to_uint8(frame: Tensor) -> NDArray[np.uint8]:
     """`(3, H, W)` in [0, 1] to uint8 `(H, W, 3)` on the CPU."""
     picture: NDArray[np.uint8] = (
-        (frame.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        (frame.clamp(0, 1) * 255)
+        .round()
+        .to(torch.uint8)
+        .permute(1, 2, 0)
+        .contiguous()
+        .cpu()
+        .numpy()
     )
     return picture
 

@@ -42,7 +42,7 @@ class Recipe:
         quality: Of the video file.
         size: Width and height of the frames in pixels.
         fit: `keep` or `stretch`.
-        labels_sha256: Hash of the label map as read, before resizing.
+        labels_sha256: Hash of the label map at the clip's size.
         labels_png: The label map at the clip's size, train ids as PNG in base64.
         first_frame_sha256: Hash of the user's picture; None where the first frame was painted.
     """

@@ -68,7 +68,9 @@ class FlowConfig:
         height, width = self.latent_grid
         rows, rest = divmod(self.latent_channels * height * width, self.latent_row)
         if rest or not rows:
-            raise ValueError(f"latent map {self.latent_channels}x{height}x{width} is not whole rows")
+            raise ValueError(
+                f"latent map {self.latent_channels}x{height}x{width} is not whole rows"
+            )
         return rows
 
 

@@ -55,7 +55,12 @@ class MotionBatch:
 
 
 def read_clip(
-    path: Path, segmenter: nn.Module, *, size_hw: tuple[int, int], first: int = 0, last: int | None = None
+    path: Path,
+    segmenter: nn.Module,
+    *,
+    size_hw: tuple[int, int],
+    first: int = 0,
+    last: int | None = None,
 ) -> DriveClip:
     """Decode frames `first` to `last` of a video, label them at the video's own size, scale down.
 
@@ -121,7 +126,9 @@ class MotionClips:
 
     def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:
         """Draw clips at random: flipped, recoloured, with classes exchanged for look-alikes."""
-        return collate([self.draw(int(row), rng) for row in rng.integers(len(self.starts), size=size)])
+        return collate(
+            [self.draw(int(row), rng) for row in rng.integers(len(self.starts), size=size)]
+        )
 
     def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[np.uint8], ...]:
         """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`."""
@@ -132,7 +139,9 @@ class MotionClips:
         if rng is None:
             return frames, ids, teacher
         ids = data.diversify_classes(ids, rng)
-        frames = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6).reshape(frames.shape)
+        frames = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6).reshape(
+            frames.shape
+        )
         if rng.random() < 0.5:
             sign = np.array([-1, 1], np.float16)[:, None, None]
             frames, ids, teacher = frames[:, :, ::-1], ids[:, ::-1], teacher[..., ::-1] * sign

@@ -95,9 +95,7 @@ def read_pairs(
     return pairs
 
 
-def diversify_classes(
-    train_ids: NDArray[np.uint8], rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def diversify_classes(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Rename some connected regions to a look-alike class: uint8 `(H, W)` to the same."""
     out = train_ids.copy()
     for known, others in LOOKALIKES.items():
@@ -167,7 +165,9 @@ def to_planes(train_ids: Sequence[NDArray[np.uint8]]) -> Tensor:
 Batch = TypeVar("Batch")
 
 
-def prefetch(make: Callable[[np.random.Generator], Batch], seed: int, *, ahead: int = 3) -> Iterator[Batch]:
+def prefetch(
+    make: Callable[[np.random.Generator], Batch], seed: int, *, ahead: int = 3
+) -> Iterator[Batch]:
     """Yield batches for ever, the next ones made in a background thread.
 
     Raises:

@@ -74,8 +74,6 @@ class StyleEncoder(nn.Module):
         return mean, log_variance
 
 
-
-
 class FirstFrameTask:
     """Generator against two patch discriminators (full and half size).
 
@@ -106,7 +104,10 @@ class FirstFrameTask:
         )
         for module in (self.network, self.helpers):
             module.to(self.device, memory_format=torch.channels_last)
-        judges = [*self.helpers["judge_full"].parameters(), *self.helpers["judge_half"].parameters()]
+        judges = [
+            *self.helpers["judge_full"].parameters(),
+            *self.helpers["judge_half"].parameters(),
+        ]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generator": torch.optim.Adam(makers, self.learning_rate, betas=(0.5, 0.99)),

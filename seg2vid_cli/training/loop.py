@@ -97,7 +97,12 @@ def _state(task: Task, average: nn.Module, step: int, seconds: float) -> dict[st
 
 
 def train(
-    task: Task, *, out: Path, minutes: float, sheet_every_s: float = 240.0, save_every_s: float = 300.0
+    task: Task,
+    *,
+    out: Path,
+    minutes: float,
+    sheet_every_s: float = 240.0,
+    save_every_s: float = 300.0,
 ) -> nn.Module:
     """Train until `minutes` of training time have passed in all, earlier runs in `out` included.
 
@@ -141,7 +146,9 @@ def train(
             update_average(average, task.network, step)
             now = time.monotonic()
             if now - last_row > 20:
-                _write_row(folder / "metrics.csv", step, seconds, {k: v / rows for k, v in sums.items()})
+                _write_row(
+                    folder / "metrics.csv", step, seconds, {k: v / rows for k, v in sums.items()}
+                )
                 progress.update(bar, completed=seconds)
                 sums, rows, last_row = {}, 0, now
             if now - last_sheet > sheet_every_s:

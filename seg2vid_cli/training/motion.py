@@ -87,7 +87,9 @@ class PosteriorEncoder(nn.Module):
 
 def shrink(batch: MotionBatch) -> MotionBatch:
     """Bring pictures to the motion network's size and the teacher to its pixels."""
-    frames = F.avg_pool2d(batch.frames.flatten(0, 1), DOWNSCALE).unflatten(0, batch.frames.shape[:2])
+    frames = F.avg_pool2d(batch.frames.flatten(0, 1), DOWNSCALE).unflatten(
+        0, batch.frames.shape[:2]
+    )
     return MotionBatch(
         frames=frames,
         planes=F.avg_pool2d(batch.planes, DOWNSCALE),
@@ -164,7 +166,9 @@ class MotionTask:
             self.helpers[name](batch.frames, half)
             for name, half in zip(("background", "foreground"), planes, strict=True)
         ]
-        mean, log_variance = (torch.cat(parts, dim=-1).float() for parts in zip(*halves, strict=True))
+        mean, log_variance = (
+            torch.cat(parts, dim=-1).float() for parts in zip(*halves, strict=True)
+        )
         return mean, log_variance
 
     def step(self) -> Mapping[str, float]:

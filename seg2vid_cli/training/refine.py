@@ -109,7 +109,11 @@ class RefineTask:
         self.optimizers["network"].zero_grad()
         loss.backward()
         self.optimizers["network"].step()
-        return {"everywhere": everywhere.mean().item(), "hidden": hidden.item(), "result": result.item()}
+        return {
+            "everywhere": everywhere.mean().item(),
+            "hidden": hidden.item(),
+            "result": result.item(),
+        }
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:

@@ -76,7 +76,9 @@ class SegmenterTask:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.network(frames)
-        loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=data.UNLABELLED)
+        loss = F.cross_entropy(
+            logits.float(), ids, self.class_weights, ignore_index=data.UNLABELLED
+        )
         self.optimizers["network"].zero_grad()
         loss.backward()
         self.optimizers["network"].step()

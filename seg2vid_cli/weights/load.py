@@ -115,7 +115,8 @@ def read_bundle(folder: Path) -> Bundle:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read: {error.strerror}", hint=f"a weights folder holds {BUNDLE_FILE}"
+            f"{path}: cannot be read: {error.strerror}",
+            hint=f"a weights folder holds {BUNDLE_FILE}",
         ) from error
     try:
         data = json.loads(text)
@@ -133,7 +134,9 @@ def read_bundle(folder: Path) -> Bundle:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{path}: malformed: {what}") from error
     if set(bundle.stages) != set(STAGES):
-        raise WeightsError(f"{path}: stages must be {', '.join(STAGES)}, not {', '.join(bundle.stages)}")
+        raise WeightsError(
+            f"{path}: stages must be {', '.join(STAGES)}, not {', '.join(bundle.stages)}"
+        )
     return bundle
 
 
@@ -176,7 +179,10 @@ def load_strictly(network: nn.Module, path: Path) -> None:
     for problem, names in (
         ("missing", [n for n in wanted if n not in tensors]),
         ("not expected", [n for n in tensors if n not in wanted]),
-        ("of another shape", [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]),
+        (
+            "of another shape",
+            [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape],
+        ),
         ("not finite", [n for n, t in tensors.items() if not _finite(t)]),
     ):
         if names:

@@ -95,7 +95,9 @@ def read_registry() -> Mapping[str, WeightSpec]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}", hint="install seg2vid again") from error
+        raise WeightsError(
+            f"{path}: cannot be read: {error.strerror}", hint="install seg2vid again"
+        ) from error
     return parse_registry(text, name=str(path))
 
 
@@ -108,7 +110,8 @@ def find_weights(name: str) -> WeightSpec:
     known = read_registry()
     if name not in known:
         raise InputError(
-            f"weights '{name}' are not known", hint=f"known weights: {', '.join(known)}; or give a folder"
+            f"weights '{name}' are not known",
+            hint=f"known weights: {', '.join(known)}; or give a folder",
         )
     return known[name]
 

@@ -1,0 +1,80 @@
+"""Trained networks to a bundle that `seg2vid generate --weights FOLDER` runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
+from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.weights.load import BUNDLE_FILE
+from seg2vid_cli.weights.registry import file_sha256
+
+FAMILY_OF: dict[type[nn.Module], str] = {
+    LabelUNet: "label-unet",
+    Seg2VidFlow: "seg2vid-flow",
+    Seg2VidRefine: "seg2vid-refine",
+}
+
+
+def export_bundle(
+    folder: Path,
+    *,
+    name: str,
+    size_hw: tuple[int, int],
+    fps: float,
+    networks: dict[str, nn.Module],
+    options: dict[str, dict[str, Any]],
+) -> str:
+    """Write networks as fp16 safetensors with their description.
+
+    Args:
+        folder: Where to; made if needed.
+        name: Name of the bundle.
+        size_hw: Native working size.
+        fps: Frame rate of the clips the motion was learnt from.
+        networks: By stage.
+        options: How each stage uses its network, by stage.
+
+    Returns:
+        The `files` entry for `weights.toml`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stages, entries = {}, []
+    for stage, network in networks.items():
+        path = folder / f"{stage}.safetensors"
+        tensors = {
+            key: (t.half() if t.dtype.is_floating_point else t).contiguous().clone()
+            for key, t in network.state_dict().items()
+        }
+        bad = [key for key, t in tensors.items() if not torch.isfinite(t).all()]
+        if bad:
+            raise ValueError(f"{stage}: {bad[0]} does not fit into fp16")
+        save_file(tensors, path, metadata={"bundle": name, "stage": stage})
+        path.chmod(0o644)  # safetensors makes files that only their owner can read
+        stages[stage] = {
+            "family": FAMILY_OF[type(network)],
+            "file": path.name,
+            "config": asdict(network.config),  # type: ignore[call-overload]
+            "options": options.get(stage, {}),
+        }
+        entries.append(
+            f'  {{ name = "{path.name}", size_bytes = {path.stat().st_size}, '
+            f'sha256 = "{file_sha256(path)}" }},'
+        )
+    description = {
+        "name": name,
+        "labels": "cityscapes-20",
+        "size_hw": list(size_hw),
+        "fps": fps,
+        "stages": stages,
+    }
+    (folder / BUNDLE_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    return "files = [\n" + "\n".join(entries) + "\n]"
