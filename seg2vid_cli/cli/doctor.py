@@ -1,0 +1,39 @@
+"""`seg2vid doctor`: does everything work on this machine?"""
+
+from __future__ import annotations
+
+import platform
+
+from seg2vid_cli import __version__
+from seg2vid_cli.cli import console
+
+
+def doctor() -> None:
+    """Check versions, devices, the video encoder and the weights."""
+    import imageio_ffmpeg
+    import torch
+    from rich.table import Table
+    from rich.text import Text
+
+    from seg2vid_cli.device import resolve_compute
+    from seg2vid_cli.weights.load import open_bundle
+    from seg2vid_cli.weights.registry import read_registry
+
+    compute = resolve_compute()
+    rows = [
+        ("seg2vid", __version__),
+        ("python", platform.python_version()),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("would run on", f"{compute.device}, {compute.precision}"),
+        ("ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"),
+    ]
+    for name, spec in read_registry().items():
+        bundle = open_bundle(name)
+        size = sum(file.size_bytes for file in spec.files) / 2**20
+        for stage in bundle.stages:
+            bundle.network(stage)
+        rows.append((f"weights {name}", f"{size:.1f} MiB, hashes match, all stages load"))
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console.out.print(table)

@@ -1,0 +1,353 @@
+"""`seg2vid generate`: one label map to one clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seg2vid_cli.cli import console, options
+from seg2vid_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from seg2vid_cli.outputs import Report
+    from seg2vid_cli.recipe import Recipe
+
+FROM_DEFAULT, FROM_OPTION, FROM_CLIP, FROM_WEIGHTS = "default", "option", "--like", "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A setting and where it came from."""
+
+    value: Any
+    origin: str
+
+
+def generate(
+    labels: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[LABELS]",
+            help="Label map: PNG, TIFF, BMP, lossless WebP or NPY. May be left out with --like.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Video: .mp4, .gif or .webp. [dim]\\[default: LABELS with .mp4, here][/]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    encoding: options.EncodingOption = "auto",
+    instances: options.InstancesOption = None,
+    first_frame: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from this picture instead of painting one; it must show the same scene.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIP",
+            help="Repeat a clip made by seg2vid: its settings, and its label map if none is given. "
+            "Other options override.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Decides look and motion; same seed, same clip. [dim]\\[default: 0][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    variant: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Another sample under the same seed. [dim]\\[default: 0][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Frames in the clip, the first one included. [dim]\\[default: 25][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Frames per second. [dim]\\[default: of the clips the motion was learnt from][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH",
+            help="Room for the frames. [dim]\\[default: the area the weights were trained at][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="keep|stretch",
+            help="Keep the label map's aspect ratio inside --size, or fill it. "
+            "[dim]\\[default: keep][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0-10",
+            help="Of the video file; 8 looks lossless. [dim]\\[default: 8][/]",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    save_frames: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Frames as PNG.", rich_help_panel=options.OUTPUT),
+    ] = None,
+    save_flow: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Flows as .flo and colour-wheel PNG: backward (to the source frame) and forward.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    save_visibility: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Visibility as PNG; white = taken from the source frame.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    panel: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Video of label map, first frame, flow, visibility and result side by side.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Contact sheet.", rich_help_panel=options.OUTPUT),
+    ] = None,
+    as_json: options.JsonOption = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="No report.", rich_help_panel=options.OUTPUT),
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Weights by name or folder. [dim]\\[default: street][/]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|cpu|cuda|mps",
+            help="Where networks run. [dim]\\[default: auto][/]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|bf16|fp16",
+            help="Number format of the networks. [dim]\\[default: auto][/]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+) -> None:
+    """Make a clip from one label map.
+
+    [dim]seg2vid generate street.png -o street.mp4[/]
+    """
+    if labels is None and like is None:
+        raise InputError("no label map given", hint="seg2vid generate LABELS.png -o out.mp4")
+    target = output or _default_output(labels)
+
+    from seg2vid_cli.labels import read_labels  # cheap checks first; torch only after them
+    from seg2vid_cli.recipe import read_recipe
+
+    recipe = None if like is None else read_recipe(like)
+    if like is not None and recipe is None:
+        raise InputError(
+            f"{like}: does not say how it was made", hint="--like takes clips made by seg2vid"
+        )
+    if labels is not None:
+        label_map = read_labels(labels, encoding=encoding, instances=instances)
+    else:
+        assert recipe is not None
+        label_map = recipe.labels()
+    _check_picture(recipe, first_frame)
+    given = {
+        "seed": seed,
+        "variant": variant,
+        "frames": frames,
+        "fps": fps,
+        "quality": quality,
+        "size_hw": None if size is None else options.parse_size(size),
+        "fit": fit,
+        "weights": weights,
+        "device": device,
+        "precision": precision,
+    }
+
+    from seg2vid_cli.outputs import Outputs, generate_file, report_json
+    from seg2vid_cli.pipeline import Pipeline
+
+    choices = _choose(given, recipe)
+    outputs = Outputs(
+        video=target,
+        frames=save_frames,
+        flow=save_flow,
+        visibility=save_visibility,
+        panel=panel,
+        preview=preview,
+    )
+    inputs = [path for path in (labels, instances, first_frame, like) if path]
+    outputs.check(inputs=tuple(inputs))
+    settings = {name: choice.value for name, choice in choices.items()}
+    pipeline = Pipeline.open(
+        settings.pop("weights"), device=settings.pop("device"), precision=settings.pop("precision")
+    )
+    with console.progress_bars(quiet=quiet or as_json) as progress:
+        report = generate_file(
+            label_map,
+            target,
+            pipeline=pipeline,
+            outputs=outputs,
+            first_frame=first_frame,
+            progress=progress,
+            **settings,
+        )
+    if as_json:
+        console.out.print(report_json(report), markup=False, highlight=False)
+    elif not quiet:
+        _print_report(report, choices, pipeline.compute.reason)
+    if recipe is not None:
+        _note_differences(recipe, report.clip.recipe)
+
+
+def _default_output(labels: Path | None) -> Path:
+    if labels is None:
+        raise InputError("no output given", hint="with --like and no label map, add -o FILE.mp4")
+    return Path(f"{labels.name.split('.')[0] or 'clip'}.mp4")
+
+
+def _check_picture(recipe: Recipe | None, first_frame: Path | None) -> None:
+    if recipe and recipe.first_frame_sha256 and first_frame is None:
+        raise InputError(
+            "the clip was made from a picture, which is not stored in it",
+            hint="give the picture again with --first-frame",
+        )
+
+
+def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
+    """Explicit options first, then those of the clip to repeat, then defaults."""
+    from seg2vid_cli.pipeline import DEFAULT_FRAMES
+    from seg2vid_cli.video import DEFAULT_QUALITY
+    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
+
+    defaults: dict[str, Any] = {
+        "seed": 0,
+        "variant": 0,
+        "frames": DEFAULT_FRAMES,
+        "fps": None,
+        "quality": DEFAULT_QUALITY,
+        "size_hw": None,
+        "fit": "keep",
+        "weights": DEFAULT_WEIGHTS,
+        "device": "auto",
+        "precision": "auto",
+    }
+    choices = {}
+    for name, default in defaults.items():
+        if given[name] is not None:
+            choices[name] = Choice(value=given[name], origin=FROM_OPTION)
+        elif recipe is not None and name != "device":
+            value = recipe.size[::-1] if name == "size_hw" else getattr(recipe, name)
+            choices[name] = Choice(value=value, origin=FROM_CLIP)
+        else:
+            origin = FROM_WEIGHTS if default is None else FROM_DEFAULT
+            choices[name] = Choice(value=default, origin=origin)
+    return choices
+
+
+def _print_report(report: Report, choices: dict[str, Choice], compute_reason: str) -> None:
+    from rich.table import Table
+
+    from seg2vid_cli.label_view import class_table
+
+    recipe, labels = report.clip.recipe, report.labels
+    origin = {name: choice.origin for name, choice in choices.items()}
+    width, height = recipe.size
+    seconds = recipe.frames / recipe.fps
+    classes = ", ".join(f"{name} {share}" for name, _, share in class_table(labels)[:8])
+    rows = [
+        ("label map", f"{labels.path or 'stored in the clip'}"),
+        ("read as", f"{labels.encoding}. {labels.reason}"),
+        ("classes", classes),
+        ("weights", f"{recipe.weights} ({origin['weights']})"),
+        ("seed", f"{recipe.seed} ({origin['seed']})"),
+        ("variant", f"{recipe.variant} ({origin['variant']})"),
+        ("size", f"{width}x{height} ({origin['size_hw']}, {recipe.fit} {origin['fit']})"),
+        (
+            "length",
+            f"{recipe.frames} frames ({origin['frames']}) at {recipe.fps:g} fps ({origin['fps']}): "
+            f"{seconds:.1f} s",
+        ),
+        ("ran on", f"{recipe.device}, {recipe.precision} ({compute_reason})"),
+        ("took", f"{report.seconds:.1f} s"),
+    ]
+    written = report.to_dict()["outputs"]
+    rows += [("wrote" if i == 0 else "", path) for i, path in enumerate(written.values())]
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, _plain(value))
+    console.out.print(table)
+    if labels.doubtful:
+        console.show_note("the encoding is uncertain: check the classes, or give --encoding")
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _note_differences(wanted: Recipe, made: Recipe) -> None:
+    for name, what in (
+        ("weights_sha256", "the weights"),
+        ("torch", "torch"),
+        ("version", "seg2vid"),
+        ("device", "the device"),
+        ("first_frame_sha256", "the first picture"),
+        ("labels_sha256", "the label map"),
+    ):
+        if getattr(wanted, name) != getattr(made, name):
+            console.show_note(f"{what} differs from the clip's, so this is not the same clip")

@@ -1,0 +1,178 @@
+"""`seg2vid train`: make weights for another domain, or `street` again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seg2vid_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from seg2vid_cli.training.data import Pair
+
+app = typer.Typer(
+    help="Train weights: segmenter, first-frame, motion, refine, then export. Needs the extra "
+    "[cyan]train[/]: pip install 'seg2vid-cli\\[train]'.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+PicturesOption = Annotated[Path, typer.Option(metavar="DIR", help="Pictures, .jpg or .png.")]
+LabelsOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Label maps, NAME.png for every picture.")
+]
+EncodingOption = Annotated[
+    str, typer.Option(metavar="NAME|FILE.toml", help="Encoding of all label maps.")
+]
+NamesOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Only these pictures, one name a line.")
+]
+ClipOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="VIDEO[:FIRST-LAST]",
+        help="Driving clip, any rate; frames FIRST to LAST - 1 of it. May be given several times.",
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder of the runs; resumed where there is a state.")
+]
+MinutesOption = Annotated[float, typer.Option(help="Training time in all, earlier runs included.")]
+SeedOption = Annotated[int, typer.Option(help="Of weights, augmentation and noise.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
+
+
+@app.command()
+def segmenter(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    minutes: MinutesOption,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    out: OutOption = Path("runs"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 8,
+) -> None:
+    """Picture to label map: labels the driving clips."""
+    from seg2vid_cli.training.loop import train
+    from seg2vid_cli.training.segmenter import SegmenterTask
+
+    pairs = _pairs(pictures, labels, encoding, names)
+    train(SegmenterTask(pairs, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+
+
+@app.command()
+def first_frame(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    minutes: MinutesOption,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    out: OutOption = Path("runs"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 8,
+) -> None:
+    """Label map to picture."""
+    from seg2vid_cli.training.first_frame import FirstFrameTask
+    from seg2vid_cli.training.loop import train
+
+    pairs = _pairs(pictures, labels, encoding, names)
+    train(FirstFrameTask(pairs, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+
+
+@app.command()
+def motion(
+    clip: ClipOption,
+    minutes: MinutesOption,
+    out: OutOption = Path("runs"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 4,
+) -> None:
+    """Picture and labels to flows; needs a trained segmenter in the same folder."""
+    from seg2vid_cli.training.clips import collate, open_clips
+    from seg2vid_cli.training.loop import train
+    from seg2vid_cli.training.motion import MotionTask
+
+    clips = open_clips(clip, out)
+    shown = collate([clips.draw(row, None) for row in clips.spread(3)])
+    train(MotionTask(clips, shown, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+
+
+@app.command()
+def refine(
+    clip: ClipOption,
+    minutes: MinutesOption,
+    out: OutOption = Path("runs"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 4,
+) -> None:
+    """Warped frames to repaired ones; needs segmenter and motion in the same folder."""
+    from seg2vid_cli.training.clips import collate, open_clips
+    from seg2vid_cli.training.loop import load_checkpoint, train
+    from seg2vid_cli.training.motion import MotionTask
+    from seg2vid_cli.training.refine import RefineTask
+
+    clips = open_clips(clip, out)
+    shown = collate([clips.draw(row, None) for row in clips.spread(3)])
+    behind = MotionTask(clips, shown, device=device)
+    state = load_checkpoint(out / MotionTask.name)
+    if state is None:
+        raise InputError(f"{out}: no trained motion network", hint="run seg2vid train motion first")
+    behind.network.load_state_dict(state["average"])
+    behind.helpers.load_state_dict(state["helpers"])
+    task = RefineTask(behind, clips, shown, seed=seed, batch=batch, device=device)
+    train(task, out=out, minutes=minutes)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle folder.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")],
+    out: OutOption = Path("runs"),
+) -> None:
+    """Write the trained networks as a bundle for `generate --weights DIR`."""
+    from seg2vid_cli.cli import console
+    from seg2vid_cli.training.export import export_runs
+
+    console.out.print(export_runs(out, output, name=name), markup=False, highlight=False)
+
+
+@app.command()
+def evaluate(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    clip: ClipOption,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    out: OutOption = Path("runs"),
+    weights: Annotated[str, typer.Option(help="Weights to judge, by name or folder.")] = "street",
+) -> None:
+    """Measure weights on data that no training saw; prints JSON."""
+    import json
+
+    from seg2vid_cli.cli import console
+    from seg2vid_cli.training.evaluate import evaluate_bundle
+
+    pairs = _pairs(pictures, labels, encoding, names)
+    figures = evaluate_bundle(weights, pairs=pairs, clips=clip, runs=out)
+    console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
+
+
+def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> list[Pair]:
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "training needs OpenCV", hint="pip install 'seg2vid-cli[train]'"
+        ) from error
+    from seg2vid_cli.training.data import read_pairs
+
+    chosen = names.read_text(encoding="utf-8").split() if names else None
+    return read_pairs(pictures, labels, encoding=encoding, names=chosen)
