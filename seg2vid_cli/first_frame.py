@@ -36,7 +36,8 @@ def paint_first_frame(
     shape = (1, network.config.style_size)
     style = draw_normal(shape, seed=seed, variant=variant, purpose="appearance")
     with compute.run():
-        return network(planes, style.to(compute.device)).float()
+        frame: Tensor = network(planes, style.to(compute.device)).float()
+    return frame
 
 
 def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ class Motion:
     """Motion of T frames relative to one source frame.
 
     Args:
-        flow_px: `(T, 2, H, W)` in pixels, channel 0 right, 1 down: frame t shows at a pixel what the
-            source frame has at that pixel plus `flow_px`. This is the offset the warp uses.
+        flow_px: `(T, 2, H, W)` in pixels, channel 0 right, 1 down: frame t shows at a pixel what
+            the source frame has at that pixel plus `flow_px`. This is the offset the warp uses.
         forward_flow_px: `(T, 2, H, W)` in pixels: where each pixel of the source frame goes.
         visibility: `(T, H, W)` in [0, 1]; 1 = this place of frame t is visible in the source frame.
     """

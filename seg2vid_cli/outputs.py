@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.first_frame import read_picture
@@ -21,6 +22,7 @@ from seg2vid_cli.labels import LabelMap, read_labels
 from seg2vid_cli.pipeline import Clip, ClipFrame, Pipeline, Progress, plan_size
 from seg2vid_cli.video import (
     FRAME_PATTERN,
+    FolderWriter,
     check_folder,
     check_output,
     open_folder,
@@ -207,12 +209,12 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
             flows = stack.enter_context(
                 open_folder(outputs.flow, patterns=FLOW_PATTERNS, metadata=metadata)
             )
-            sinks.append(lambda f: [flows.write(*file) for file in _flow_files(f)].clear())
+            sinks.append(lambda f: _write_all(flows, _flow_files(f)))
         if outputs.visibility:
             masks = stack.enter_context(
                 open_folder(outputs.visibility, patterns=(VISIBILITY_PATTERN,), metadata=metadata)
             )
-            sinks.append(lambda f: [masks.write(*file) for file in _visibility_files(f)].clear())
+            sinks.append(lambda f: _write_all(masks, _visibility_files(f)))
         if outputs.panel:
             compose = _Panel(colour_picture(clip.labels.train_ids))
             size_hw = compose.size_hw
@@ -239,6 +241,11 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
 def flow_colours(flow_px: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Middlebury colours at one scale for a whole clip: full strength at 6 % of the width."""
     return flow_to_colour(flow_px, max_px=FLOW_FULL_COLOUR * flow_px.shape[2])
+
+
+def _write_all(folder: FolderWriter, files: list[tuple[str, bytes]]) -> None:
+    for name, data in files:
+        folder.write(name, data)
 
 
 def _flow_files(frame: ClipFrame) -> list[tuple[str, bytes]]:
@@ -287,7 +294,7 @@ class _Panel:
         )
 
 
-def _preview(clip: Clip, frames: list[ClipFrame]) -> Any:
+def _preview(clip: Clip, frames: list[ClipFrame]) -> Image.Image:
     pictures = [colour_picture(clip.labels.train_ids), *(f.frame for f in frames)]
     times = [f"frame {f.index}  {f.index / clip.recipe.fps:.2f} s" for f in frames]
     return contact_sheet(pictures, ["label map", *times], columns=PREVIEW_COLUMNS)

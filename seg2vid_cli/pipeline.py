@@ -47,7 +47,7 @@ class ClipFrame:
         frame: uint8 `(H, W, 3)` RGB.
         flow_px: float32 `(2, H, W)`: this pixel shows what the source frame has that far right and
             down. None for the first frame.
-        forward_flow_px: float32 `(2, H, W)`: how far each pixel of the source frame moves until now.
+        forward_flow_px: float32 `(2, H, W)`: how far each pixel of the source frame moves.
         visibility: float32 `(H, W)`; 1 = taken from the source frame, 0 = painted by refinement.
     """
 

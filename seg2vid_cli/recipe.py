@@ -107,7 +107,7 @@ def read_recipe(path: Path) -> Recipe | None:
         return None
     if set(data) != {field.name for field in fields(Recipe)}:
         raise InputError(
-            f"{path}: made by seg2vid {data.get('version', '?')}, whose notes this version cannot use",
+            f"{path}: made by seg2vid {data.get('version', '?')}, of no use to this version",
             hint="give label map and options again",
         )
     return Recipe(**{**data, "size": tuple(data["size"])})

@@ -24,8 +24,8 @@ def refine_frames(
         warped: `(T, C, H, W)` in [0, 1].
         visibility: `(T, H, W)`; 1 = visible in the source frame.
         noise: `(1, C, H, W)` standard normal, put where nothing is visible; one for all frames.
-        keep_visible: True keeps warped pixels where they are visible, so that they stay sharp; False
-            takes every pixel from the network, as the paper does.
+        keep_visible: True keeps warped pixels where they are visible, so that they stay sharp;
+            False takes every pixel from the network, as the paper does.
         compute: Where to run.
 
     Returns:
@@ -33,5 +33,5 @@ def refine_frames(
     """
     mask = visibility[:, None]
     with compute.run():
-        refined = network(warped * mask + noise * (1 - mask)).float()
+        refined: Tensor = network(warped * mask + noise * (1 - mask)).float()
     return warped * mask + refined * (1 - mask) if keep_visible else refined

@@ -152,6 +152,9 @@ def evaluate(
     encoding: EncodingOption = "auto",
     names: NamesOption = None,
     out: OutOption = Path("runs"),
+    sequence: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names of pictures that follow at 15 Hz.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="Weights to judge, by name or folder.")] = "street",
 ) -> None:
     """Measure weights on data that no training saw; prints JSON."""
@@ -161,7 +164,8 @@ def evaluate(
     from seg2vid_cli.training.evaluate import evaluate_bundle
 
     pairs = _pairs(pictures, labels, encoding, names)
-    figures = evaluate_bundle(weights, pairs=pairs, clips=clip, runs=out)
+    follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
+    figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip, runs=out)
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
 
 

@@ -8,6 +8,7 @@ label planes enter at every scale of the decoder. Discriminators and the style e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,9 @@ class LabelUNetConfig:
 class StyledConv(nn.Module):
     """Convolution 3x3, batch norm with scale and shift from the style, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, style_size: int, stride: int = 1):
+    def __init__(
+        self, in_channels: int, out_channels: int, style_size: int, stride: int = 1
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, affine=False)
@@ -64,9 +67,7 @@ class LabelUNet(nn.Module):
         self.config = config
         widths, planes, style = config.channels, config.label_planes, config.style_size
         self.stem = nn.Conv2d(planes, widths[0], 5, padding=2)
-        self.down = nn.ModuleList(
-            StyledConv(a, b, style, stride=2) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(StyledConv(a, b, style, stride=2) for a, b in pairwise(widths))
         self.middle = nn.ModuleList(
             StyledConv(widths[-1], widths[-1], style) for _ in range(2 * config.middle_blocks)
         )

@@ -6,6 +6,7 @@ Source: "Video Generation from Single Semantic Label Map" (Pan et al., CVPR 2019
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class RefineConfig:
 
 
 def _blocks(*widths: int) -> nn.Sequential:
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = pairwise(widths)
     return nn.Sequential(*(ConvBlock(a, b) for a, b in pairs))
 
 

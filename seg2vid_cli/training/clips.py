@@ -1,20 +1,29 @@
-"""Driving clips for the motion network: frames, machine-made labels and a classical flow as teacher."""
+"""Driving clips for motion: frames, machine-made labels and a classical flow as teacher."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.networks.segmenter import Segmenter
 from seg2vid_cli.training import data
-from seg2vid_cli.training.segmenter import label_frames
+from seg2vid_cli.training.loop import load_checkpoint
+from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
+from seg2vid_cli.video import probe_video, read_frames
+
+WORK_HW = (128, 256)
+FPS = 15.0
+NUM_FRAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +74,13 @@ def read_clip(
     """Decode frames `first` to `last` of a video, label them at the video's own size, scale down.
 
     Args:
-        path: Any video that ffmpeg reads; width and height multiples of 32.
+        path: An MP4; width and height multiples of 32.
         segmenter: Names the class of every pixel.
         size_hw: Working size.
         first: First frame.
         last: One past the last frame; all of them otherwise.
     """
-    reader = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
-    width, height = next(reader)["size"]
-    kept = [f for i, f in enumerate(reader) if i >= first and (last is None or i < last)]
-    full = np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in kept])
+    full = np.stack(list(islice(read_frames(path), first, last)))
     ids = label_frames(segmenter, full)
     size = size_hw[::-1]
     frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in full])
@@ -82,10 +88,62 @@ def read_clip(
     return DriveClip(name=path.name, frames=frames, train_ids=small)
 
 
+def parse_clip(text: str) -> tuple[Path, int, int | None]:
+    """`VIDEO` or `VIDEO:FIRST-LAST` to path and frames.
+
+    Raises:
+        InputError: No such file.
+    """
+    match = re.fullmatch(r"(.+?)(?::(\d+)-(\d+))?", text)
+    assert match is not None
+    path = Path(match[1])
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such clip", hint="give VIDEO or VIDEO:FIRST-LAST")
+    return path, int(match[2] or 0), int(match[3]) if match[3] else None
+
+
+def load_segmenter(runs: Path) -> Segmenter:
+    """The segmentation network trained in a folder of runs.
+
+    Raises:
+        InputError: There is none.
+    """
+    state = load_checkpoint(runs / SegmenterTask.name)
+    if state is None:
+        raise InputError(f"{runs}: no segmenter", hint="run seg2vid train segmenter first")
+    network = Segmenter(SEGMENTER)
+    network.load_state_dict(state["average"])
+    return network.eval()
+
+
+def read_clips(texts: Sequence[str], runs: Path) -> tuple[list[DriveClip], list[int]]:
+    """Read and label clips.
+
+    Args:
+        texts: `VIDEO` or `VIDEO:FIRST-LAST`, see `parse_clip`.
+        runs: Folder with a trained segmenter.
+
+    Returns:
+        The clips, and for each how many of its frames make one step of about 1/15 s.
+    """
+    segmenter = load_segmenter(runs)
+    clips, strides = [], []
+    for path, first, last in map(parse_clip, texts):
+        clips.append(read_clip(path, segmenter, size_hw=WORK_HW, first=first, last=last))
+        strides.append(max(1, round(probe_video(path).fps / FPS)))
+    return clips, strides
+
+
+def open_clips(texts: Sequence[str], runs: Path) -> MotionClips:
+    """Training clips with teacher flows; every second frame is a start. See `read_clips`."""
+    clips, strides = read_clips(texts, runs)
+    return MotionClips(clips, strides=strides, num_frames=NUM_FRAMES, every=2)
+
+
 def classical_flow(
     source: NDArray[np.uint8], target: NDArray[np.uint8], estimator: cv2.DISOpticalFlow
 ) -> NDArray[np.float32]:
-    """DIS flow between two grey pictures `(H, W)`: for each pixel of `source` where it is in `target`.
+    """DIS flow between two grey pictures `(H, W)`: where `source` pixels are in `target`.
 
     Returns:
         float32 `(2, H, W)` in pixels.
@@ -99,7 +157,7 @@ class MotionClips:
 
     Args:
         clips: The drives.
-        stride: Frames of each drive to step for one predicted frame.
+        strides: Frames of each drive to step for one predicted frame.
         num_frames: T.
         every: Use each `every`-th frame as a start.
     """
@@ -129,6 +187,10 @@ class MotionClips:
         return collate(
             [self.draw(int(row), rng) for row in rng.integers(len(self.starts), size=size)]
         )
+
+    def spread(self, count: int) -> list[int]:
+        """Evenly spaced rows for `draw`."""
+        return [int(row) for row in np.linspace(0, len(self.starts) - 1, count)]
 
     def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[np.uint8], ...]:
         """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`."""

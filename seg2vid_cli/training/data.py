@@ -17,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from seg2vid_cli.errors import InputError
-
-NUM_CLASSES = 20
-UNLABELLED = 19
+from seg2vid_cli.label_sets import NUM_CLASSES
+from seg2vid_cli.labels import read_labels
 
 # A data set with few classes must still teach the planes it lacks: now and then an object is handed
 # over under the name of a class that looks alike.
@@ -50,32 +49,15 @@ class Pair:
     train_ids: NDArray[np.uint8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DriveClip:
-    """Consecutive driving frames at one rate, with machine-made label maps.
-
-    Args:
-        name: File name.
-        frames: uint8 `(N, H, W, 3)`.
-        train_ids: uint8 `(N, H, W)`.
-        stride: Frames to step for one step of the motion network.
-    """
-
-    name: str
-    frames: NDArray[np.uint8]
-    train_ids: NDArray[np.uint8]
-    stride: int
-
-
 def read_pairs(
-    pictures: Path, labels: Path, lookup: NDArray[np.uint8], names: Sequence[str] | None = None
+    pictures: Path, labels: Path, *, encoding: str = "auto", names: Sequence[str] | None = None
 ) -> list[Pair]:
     """Read pictures with the label maps of the same name.
 
     Args:
         pictures: Folder of `.jpg` or `.png` pictures.
-        labels: Folder of single-channel id maps.
-        lookup: uint8 `(256,)`, id in the file to train id.
+        labels: Folder of label maps, `NAME.png` each.
+        encoding: Of all label maps; see `seg2vid_cli.labels.read_labels`.
         names: Only these, without ending; all of them otherwise.
 
     Raises:
@@ -88,7 +70,7 @@ def read_pairs(
         if name not in files or not label_file.exists():
             raise InputError(f"{name}: needs a picture in {pictures} and {label_file}")
         picture = np.asarray(Image.open(files[name]).convert("RGB"))
-        train_ids = lookup[np.asarray(Image.open(label_file))]
+        train_ids = read_labels(label_file, encoding=encoding).train_ids
         if picture.shape[:2] != train_ids.shape:
             raise InputError(f"{label_file}: not of the same size as its picture")
         pairs.append(Pair(name=name, picture=picture, train_ids=train_ids))

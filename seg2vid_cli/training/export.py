@@ -11,9 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.training.clips import FPS
+from seg2vid_cli.training.first_frame import GENERATOR, FirstFrameTask
+from seg2vid_cli.training.loop import load_checkpoint
+from seg2vid_cli.training.motion import DOWNSCALE, MOTION, MotionTask
+from seg2vid_cli.training.refine import REFINE, RefineTask
 from seg2vid_cli.weights.load import BUNDLE_FILE
 from seg2vid_cli.weights.registry import file_sha256
 
@@ -22,6 +28,33 @@ FAMILY_OF: dict[type[nn.Module], str] = {
     Seg2VidFlow: "seg2vid-flow",
     Seg2VidRefine: "seg2vid-refine",
 }
+
+
+def export_runs(runs: Path, folder: Path, *, name: str) -> str:
+    """Export the averaged networks of finished runs; see `export_bundle`.
+
+    Raises:
+        InputError: A stage has not been trained yet.
+    """
+    tasks: dict[str, tuple[str, nn.Module]] = {
+        "first_frame": (FirstFrameTask.name, LabelUNet(GENERATOR)),
+        "motion": (MotionTask.name, Seg2VidFlow(MOTION)),
+        "refine": (RefineTask.name, Seg2VidRefine(REFINE)),
+    }
+    networks = {}
+    for stage, (run, network) in tasks.items():
+        state = load_checkpoint(runs / run)
+        if state is None:
+            raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
+        network.load_state_dict(state["average"])
+        networks[stage] = network
+    options: dict[str, dict[str, Any]] = {
+        "motion": {"downscale": DOWNSCALE},
+        "refine": {"keep_visible": True},
+    }
+    return export_bundle(
+        folder, name=name, size_hw=GENERATOR.size_hw, fps=FPS, networks=networks, options=options
+    )
 
 
 def export_bundle(

@@ -7,6 +7,7 @@ asked for them later; its code is kept near a standard normal, from which genera
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.label_sets import CLASSES
+from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import grid_picture
@@ -22,7 +23,7 @@ from seg2vid_cli.training.losses import kl_to_normal
 
 GENERATOR = LabelUNetConfig(
     size_hw=(128, 256),
-    label_planes=data.NUM_CLASSES,
+    label_planes=NUM_CLASSES,
     style_size=16,
     channels=(32, 64, 128, 192, 256),
     middle_blocks=2,
@@ -38,9 +39,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, in_channels: int, width: int = 48) -> None:
         super().__init__()
         widths = (in_channels, width, 2 * width, 4 * width)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
         self.layers.append(nn.Conv2d(4 * width, 4 * width, 3, 1, 1))
         self.head = nn.Conv2d(4 * width, 1, 3, 1, 1)
 
@@ -60,9 +59,7 @@ class StyleEncoder(nn.Module):
     def __init__(self, style_size: int) -> None:
         super().__init__()
         widths = (3, 32, 64, 96, 128)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in pairwise(widths))
         self.head = nn.Linear(widths[-1], 2 * style_size)
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +91,7 @@ class FirstFrameTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.network: nn.Module = LabelUNet(GENERATOR)
-        planes = 3 + data.NUM_CLASSES
+        planes = 3 + NUM_CLASSES
         self.helpers = nn.ModuleDict(
             {
                 "style": StyleEncoder(GENERATOR.style_size),
@@ -103,7 +100,7 @@ class FirstFrameTask:
             }
         )
         for module in (self.network, self.helpers):
-            module.to(self.device, memory_format=torch.channels_last)
+            module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         judges = [
             *self.helpers["judge_full"].parameters(),
             *self.helpers["judge_half"].parameters(),
@@ -145,12 +142,14 @@ class FirstFrameTask:
             on_fake = self._judge(fake, planes)
             with torch.no_grad():
                 on_real = self._judge(real, planes)
-        adversarial = sum(((f[-1].float() - 1) ** 2).mean() for f in on_fake) / 2
-        matching = sum(
-            F.l1_loss(a.float(), b.float())
-            for f, r in zip(on_fake, on_real, strict=True)
-            for a, b in zip(f[:-1], r[:-1], strict=True)
-        ) / (2 * 4)
+        adversarial = torch.stack([((f[-1].float() - 1) ** 2).mean() for f in on_fake]).mean()
+        matching = torch.stack(
+            [
+                F.l1_loss(a.float(), b.float())
+                for f, r in zip(on_fake, on_real, strict=True)
+                for a, b in zip(f[:-1], r[:-1], strict=True)
+            ]
+        ).mean()
         l1 = F.l1_loss(fake.float(), real)
         kl = kl_to_normal(mean.float(), log_variance.float())
         loss = adversarial + FEATURE_WEIGHT * matching + L1_WEIGHT * l1 + KL_WEIGHT * kl

@@ -1,4 +1,4 @@
-"""One training loop for all tasks: time limit, averaged weights, resumable, metrics and sample sheets."""
+"""One training loop for all tasks: time limit, averaged weights, resumable, metrics, sheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +60,7 @@ def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write a training state in pieces of at most 15 MiB; the old one stays until the new is whole."""
+    """Write a state in pieces of at most 15 MiB; the old one stays until the new is whole."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getbuffer()
@@ -108,7 +107,7 @@ def train(
 
     Args:
         task: What to train.
-        out: Folder for `NAME/state.*`, `metrics.csv` and `sheet-*.png`; resumed from if it has a state.
+        out: Folder for `NAME/state.*`, `metrics.csv` and `sheet-*.png`; resumed from a state.
         minutes: Training time in all; the learning rate falls to a twentieth over it.
         sheet_every_s: Seconds between sample sheets.
         save_every_s: Seconds between saved states.
@@ -177,8 +176,3 @@ def grid_picture(rows: list[list[Tensor]]) -> Image.Image:
     lines = [torch.cat([cell.detach().float().cpu() for cell in row], dim=2) for row in rows]
     grid = torch.cat(lines, dim=1).clamp(0, 1)
     return Image.fromarray((grid.permute(1, 2, 0) * 255).round().byte().numpy())
-
-
-def config_dict(config: Any) -> dict[str, Any]:
-    """A network configuration as plain values."""
-    return asdict(config)

@@ -1,23 +1,23 @@
 """Train the motion network: a conditional VAE on driving clips.
 
-The paper's losses (photometric inside the masks, smoothness, forward-backward consistency, KL, price
-of hiding) with a classical flow as an extra teacher, strong at first and weaker later.
+The paper's losses (photometric inside the masks, smoothness, forward-backward consistency, KL,
+price of hiding) with a classical flow as an extra teacher, strong at first and weaker later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.label_sets import NUM_BACKGROUND, NUM_CLASSES
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.training import data
-from seg2vid_cli.training.clips import MotionBatch, MotionClips
+from seg2vid_cli.training.clips import NUM_FRAMES, MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import (
     dissimilarity,
@@ -28,13 +28,11 @@ from seg2vid_cli.training.losses import (
 from seg2vid_cli.visualize import flow_to_colour
 from seg2vid_cli.warp import backward_warp, half_images_to_px
 
-BACKGROUND_PLANES = 11
-
 MOTION = FlowConfig(
     size_hw=(64, 128),
     image_channels=3,
-    label_planes=data.NUM_CLASSES,
-    num_frames=8,
+    label_planes=NUM_CLASSES,
+    num_frames=NUM_FRAMES,
     channels=(32, 64, 96, 128),
     background_latents=32,
     foreground_latents=32,
@@ -138,12 +136,12 @@ class MotionTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.held_out = shrink(held_out).to(self.device)
-        config, foreground = MOTION, data.NUM_CLASSES - BACKGROUND_PLANES
+        config, foreground = MOTION, NUM_CLASSES - NUM_BACKGROUND
         self.network: nn.Module = Seg2VidFlow(config).to(self.device)
         self.helpers = nn.ModuleDict(
             {
                 "background": PosteriorEncoder(
-                    config, planes=BACKGROUND_PLANES, latents=config.background_latents
+                    config, planes=NUM_BACKGROUND, latents=config.background_latents
                 ),
                 "foreground": PosteriorEncoder(
                     config, planes=foreground, latents=config.foreground_latents
@@ -159,9 +157,7 @@ class MotionTask:
 
     def posterior(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:
         """Mean and log variance `(B, rows, latent_size)`, background part first."""
-        planes = batch.planes.split(
-            [BACKGROUND_PLANES, data.NUM_CLASSES - BACKGROUND_PLANES], dim=1
-        )
+        planes = batch.planes.split([NUM_BACKGROUND, NUM_CLASSES - NUM_BACKGROUND], dim=1)
         halves = [
             self.helpers[name](batch.frames, half)
             for name, half in zip(("background", "foreground"), planes, strict=True)
@@ -202,7 +198,7 @@ class MotionTask:
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
-        """Held-out clips: first and last real frame, then warped frame, flow and visibility of two samples."""
+        """Two samples a clip: first and last real frame, warped frame, flow and visibility."""
         network.eval()
         generator = torch.Generator().manual_seed(1)
         rows, batch = [], self.held_out
@@ -265,4 +261,5 @@ def _agree(flow: Tensor, back: Tensor) -> Tensor:
     """1 where two opposite flows agree within half a pixel and a tenth, `(N, 1, H, W)`."""
     gap = (flow + backward_warp(back, flow)).norm(dim=1, keepdim=True)
     inside = backward_warp(torch.ones_like(gap), flow) > 0.99
-    return ((gap < 0.5 + 0.1 * flow.norm(dim=1, keepdim=True)) & inside).float()
+    agree: Tensor = ((gap < 0.5 + 0.1 * flow.norm(dim=1, keepdim=True)) & inside).float()
+    return agree

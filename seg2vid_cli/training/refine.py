@@ -53,9 +53,8 @@ class RefineTask:
         self.motion, self.held_out = motion, held_out.to(self.device)
         for module in (motion.network, motion.helpers):
             module.eval().requires_grad_(False)
-        self.network: nn.Module = Seg2VidRefine(REFINE).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.network: nn.Module = Seg2VidRefine(REFINE).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.helpers = nn.ModuleDict()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.Adam(self.network.parameters(), self.learning_rate)
@@ -68,7 +67,7 @@ class RefineTask:
         """Warp the first frame as the real clip moved.
 
         Returns:
-            Warped frames `(N, 3, H, W)`, visibility `(N, 1, H, W)` and real frames, some of each clip.
+            Warped frames `(N, 3, H, W)`, visibility `(N, 1, H, W)` and real frames.
         """
         small = shrink(batch)
         mean, _ = self.motion.posterior(small)
@@ -79,12 +78,11 @@ class RefineTask:
         flow = masked_flow_px(output.flow, output.visibility)[rows]
         visible = output.visibility.flatten(0, 1)[rows, None]
         size = batch.frames.shape[-2:]
-        scale = {"size": size, "mode": "bilinear", "align_corners": True}
         step_px = [(n - 1) / (n / DOWNSCALE - 1) for n in (size[1], size[0])]
-        flow = F.interpolate(flow, **scale) * flow.new_tensor(step_px).view(1, 2, 1, 1)
+        flow = _stretch(flow, size) * flow.new_tensor(step_px).view(1, 2, 1, 1)
         first = batch.frames[:, 0].repeat_interleave(FRAMES_PER_CLIP, dim=0)
         real = batch.frames[:, 1:].flatten(0, 1)[rows]
-        return backward_warp(first, flow), F.interpolate(visible, **scale), real
+        return backward_warp(first, flow), _stretch(visible, size), real
 
     def _repair(
         self, network: nn.Module, warped: Tensor, visible: Tensor, generator: torch.Generator
@@ -125,3 +123,7 @@ class RefineTask:
         composed = visible * warped + (1 - visible) * repaired
         columns = (warped, visible.expand_as(warped), repaired, composed, real)
         return grid_picture([list(row) for row in zip(*columns, strict=True)])
+
+
+def _stretch(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.label_sets import CLASSES
+from seg2vid_cli.label_sets import CLASSES, UNLABELLED
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import grid_picture
@@ -44,14 +44,14 @@ class SegmenterTask:
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device(device)
-        self.network: nn.Module = Segmenter(SEGMENTER).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self.network: nn.Module = Segmenter(SEGMENTER).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.helpers = nn.ModuleDict()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.AdamW(self.network.parameters(), self.learning_rate)
         }
-        counts = sum(np.bincount(p.train_ids.ravel(), minlength=20)[:19] for p in pairs) + 1.0
+        shares = [np.bincount(p.train_ids.ravel(), minlength=20)[:19] for p in pairs]
+        counts = np.sum(shares, axis=0) + 1.0
         weights = np.where(counts > 1, (counts / counts.sum()) ** -0.5, 0)
         weights /= (weights * counts).sum() / counts.sum()
         self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
@@ -76,13 +76,11 @@ class SegmenterTask:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.network(frames)
-        loss = F.cross_entropy(
-            logits.float(), ids, self.class_weights, ignore_index=data.UNLABELLED
-        )
+        loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=UNLABELLED)
         self.optimizers["network"].zero_grad()
         loss.backward()
         self.optimizers["network"].step()
-        keep = ids != data.UNLABELLED
+        keep = ids != UNLABELLED
         accuracy = (logits.argmax(1) == ids)[keep].float().mean()
         return {"loss": loss.item(), "accuracy": accuracy.item()}
 
@@ -117,7 +115,7 @@ def score(network: nn.Module, pairs: Sequence[data.Pair]) -> dict[str, float]:
         height, width = pair.train_ids.shape
         padded = np.pad(pair.picture, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="edge")
         guess = label_frames(network, padded[None])[0, :height, :width]
-        keep = pair.train_ids != data.UNLABELLED
+        keep = pair.train_ids != UNLABELLED
         pairs_index = pair.train_ids[keep].astype(np.int64) * 19 + guess[keep]
         confusion += np.bincount(pairs_index, minlength=361).reshape(19, 19)
     hits, present = np.diag(confusion), confusion.sum(1) > 0

@@ -1,7 +1,8 @@
 """A bundle's folder to networks: read safetensors, build from the configuration, load strictly.
 
-A bundle is a folder with `bundle.json` (name, label set, native size, frame rate, and for every stage
-its family, file and network configuration), the `.safetensors` files it names, and a model card.
+A bundle is a folder with `bundle.json` (name, label set, native size, frame rate, and for every
+stage its family, file and network configuration), the `.safetensors` files it names, and a model
+card.
 """
 
 from __future__ import annotations
