@@ -98,6 +98,6 @@ class LabelUNet(nn.Module):
         for layer, skip in zip(self.up, skips[-2::-1], strict=True):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             # Class shares of each cell rather than one sampled class: thin poles survive.
-            shares = F.adaptive_avg_pool2d(planes, skip.shape[-2:])
+            shares = F.adaptive_avg_pool2d(planes, (skip.shape[-2], skip.shape[-1]))
             x = layer(torch.cat([x, skip, shares], dim=1), style)
         return torch.sigmoid(self.to_rgb(x))

@@ -221,4 +221,5 @@ class Seg2VidFlow(nn.Module):
         return F.interpolate(latent_map, size=size_hw, mode="bilinear", align_corners=False)
 
     def _unfold(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (self.config.num_frames, -1)).permute(1, 2, 0, 3, 4)
+        video: Tensor = x.unflatten(0, (self.config.num_frames, -1)).permute(1, 2, 0, 3, 4)
+        return video

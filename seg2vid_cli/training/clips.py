@@ -149,7 +149,7 @@ def classical_flow(
         float32 `(2, H, W)` in pixels.
     """
     flow: NDArray[np.float32] = estimator.calc(source, target, None)
-    return flow.transpose(2, 0, 1)
+    return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
 class MotionClips:

@@ -79,7 +79,7 @@ def read_pairs(
 
 def diversify_classes(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Rename some connected regions to a look-alike class: uint8 `(H, W)` to the same."""
-    out = train_ids.copy()
+    out: NDArray[np.uint8] = np.array(train_ids, np.uint8)
     for known, others in LOOKALIKES.items():
         mask = train_ids == known
         if not mask.any():
