@@ -187,5 +187,5 @@ class FirstFrameTask:
         generator = torch.Generator().manual_seed(1)
         shape = (2, 1, GENERATOR.style_size)
         styles = torch.randn(shape, generator=generator).to(self.device)
-        samples = [list(network(planes, style.expand(4, -1))) for style in styles]
+        samples = [list(network(planes, style.expand(len(planes), -1))) for style in styles]
         return grid_picture([list(maps), list(real), *samples])

@@ -1,0 +1,331 @@
+"""Training: data, losses, the loop, one step of every task, export. Needs the extra `train`."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+pytest.importorskip("cv2")
+
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.pipeline import Pipeline
+from seg2vid_cli.training import data, loop, losses
+from seg2vid_cli.training.clips import (
+    DriveClip,
+    MotionClips,
+    classical_flow,
+    collate,
+    parse_clip,
+)
+from seg2vid_cli.training.evaluate import motion_scores, wide_window
+from seg2vid_cli.training.export import export_runs
+from seg2vid_cli.training.first_frame import FirstFrameTask
+from seg2vid_cli.training.motion import MotionTask, PosteriorEncoder, masked_flow_px
+from seg2vid_cli.training.refine import RefineTask
+from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(3):
+        train_ids = np.full((144, 192), 10, np.uint8)
+        train_ids[60:] = 0
+        train_ids[50:90, 20 + 40 * index : 70 + 40 * index] = 13
+        picture = (train_ids[..., None] * np.array([9, 5, 12])).astype(np.uint8)
+        noise = rng.integers(0, 30, picture.shape, dtype=np.uint8)
+        made.append(data.Pair(name=f"p{index}", picture=picture + noise, train_ids=train_ids))
+    return made
+
+
+@pytest.fixture(scope="module")
+def drive():
+    """A textured street that slides 2 px to the left with every frame."""
+    rng = np.random.default_rng(1)
+    wide = np.kron(rng.integers(0, 255, (32, 84, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+    frames = np.stack([wide[:, 2 * t : 2 * t + 256] for t in range(20)])
+    ids = np.zeros((20, 128, 256), np.uint8)
+    return DriveClip(name="drive", frames=frames, train_ids=ids)
+
+
+@pytest.fixture(scope="module")
+def clips(drive):
+    return MotionClips([drive], strides=[1], num_frames=8, every=4)
+
+
+class TestData:
+    def test_pairs_are_read_through_the_label_encodings(self, tmp_path):
+        Image.new("RGB", (32, 16), (9, 9, 9)).save(tmp_path / "a.png")
+        (tmp_path / "labels").mkdir()
+        ids = np.full((16, 32), 3, np.uint8)
+        Image.fromarray(ids).save(tmp_path / "labels" / "a.png")
+        toml = tmp_path / "mine.toml"
+        toml.write_text('[classes]\n3 = "road"\n')
+        (pair,) = data.read_pairs(tmp_path, tmp_path / "labels", encoding=str(toml))
+        assert (pair.train_ids == 0).all()
+        assert pair.picture.shape == (16, 32, 3)
+
+    def test_a_picture_without_label_map_is_named(self, tmp_path):
+        Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+        with pytest.raises(InputError, match="a: needs a picture"):
+            data.read_pairs(tmp_path, tmp_path / "labels")
+
+    def test_only_whole_regions_change_and_only_to_look_alikes(self):
+        ids = np.zeros((40, 60), np.uint8)
+        ids[5:10, 5:10], ids[20:30, 30:50] = 13, 13
+        rng = np.random.default_rng(0)
+        seen = set()
+        for _ in range(100):
+            out = data.diversify_classes(ids, rng)
+            assert (out[ids == 0] == 0).all()
+            for region in (out[5:10, 5:10], out[20:30, 30:50]):
+                assert len(np.unique(region)) == 1
+                seen.add(int(region[0, 0]))
+        assert seen == {13, 14, 15, 16}
+
+    def test_a_crop_keeps_labels_and_picture_together(self, pairs):
+        rng = np.random.default_rng(3)
+        for _ in range(10):
+            picture, ids = data.crop_pair(pairs[0], (32, 64), rng, zoom=(0.5, 1.0))
+            assert picture.shape == (32, 64, 3)
+            assert ids.shape == (32, 64)
+            means = [picture[ids == i].mean() for i in (0, 10) if (ids == i).any()]
+            assert means == sorted(means)  # road is darker than sky in these pictures
+
+    def test_an_error_in_the_background_thread_comes_out(self):
+        def broken(rng):
+            raise ValueError("no such picture")
+
+        with pytest.raises(ValueError, match="no such picture"):
+            next(data.prefetch(broken, 0))
+
+    def test_the_same_seed_gives_the_same_batches(self):
+        first, again, other = (
+            [next(batches) for _ in range(3)]
+            for batches in (data.prefetch(lambda rng: rng.integers(1000), s) for s in (1, 1, 2))
+        )
+        assert first == again != other
+
+
+class TestLosses:
+    def test_equal_pictures_do_not_differ(self):
+        x = torch.rand(2, 3, 8, 9)
+        assert losses.dissimilarity(x, x).abs().max() < 1e-5
+
+    def test_flat_pictures_differ_by_luminance_and_l1(self):
+        a, b = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.7)
+        luminance = (2 * 0.5 * 0.7 + 1e-4) / (0.25 + 0.49 + 1e-4)
+        expected = 0.85 * (1 - luminance) / 2 + 0.15 * 0.2
+        assert losses.dissimilarity(a, b).mean().item() == pytest.approx(expected, abs=1e-4)
+
+    def test_a_linear_flow_is_smooth_and_a_bend_is_not(self):
+        flow = torch.arange(8.0).expand(1, 2, 6, 8)
+        flat = torch.zeros(1, 3, 6, 8)
+        assert losses.edge_aware_smoothness(flow, flat).item() == 0
+        assert losses.edge_aware_smoothness(flow**2, flat).item() == pytest.approx(2)
+
+    def test_masked_mean_counts_only_the_mask(self):
+        x = torch.tensor([[1.0, 5.0]])
+        assert losses.masked_mean(x, torch.tensor([[1.0, 0.0]])).item() == 1
+        assert losses.masked_mean(x, torch.zeros(1, 2)).item() == 0
+
+    def test_kl_of_a_shifted_normal_is_half_its_square(self):
+        mean = torch.tensor([[[3.0, 4.0]]])
+        assert losses.kl_to_normal(mean, torch.zeros_like(mean)).item() == pytest.approx(12.5)
+
+
+class _Line:
+    """Learns that y = 2 x."""
+
+    name, learning_rate, progress = "line", 0.1, 0.0
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.network = nn.Linear(1, 1)
+        self.helpers = nn.ModuleDict({"extra": nn.Linear(1, 1)})
+        self.optimizers = {"sgd": torch.optim.SGD(self.network.parameters(), 0.1)}
+
+    def step(self):
+        x = torch.randn(16, 1)
+        loss = ((self.network(x) - 2 * x) ** 2).mean()
+        self.optimizers["sgd"].zero_grad()
+        loss.backward()
+        self.optimizers["sgd"].step()
+        return {"loss": loss.item()}
+
+    def sample_sheet(self, network):
+        return Image.new("RGB", (4, 4))
+
+
+class TestLoop:
+    def test_it_learns_stops_in_time_and_resumes(self, tmp_path, monkeypatch):
+        average = loop.train(_Line(), out=tmp_path, minutes=0.01)
+        assert abs(average.weight.item() - 2) < 0.5
+        folder = tmp_path / "line"
+        state = loop.load_checkpoint(folder)
+        assert state["seconds"] < 1.0
+        steps = state["step"]
+        loop.train(_Line(), out=tmp_path, minutes=0.02)
+        assert loop.load_checkpoint(folder)["step"] > steps
+        assert list(folder.glob("sheet-*.png"))
+
+    def test_time_already_spent_counts(self, tmp_path):
+        loop.train(_Line(), out=tmp_path, minutes=0.01)
+        steps = loop.load_checkpoint(tmp_path / "line")["step"]
+        loop.train(_Line(), out=tmp_path, minutes=0.005)
+        assert loop.load_checkpoint(tmp_path / "line")["step"] == steps
+
+    def test_a_state_is_cut_into_small_pieces(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(loop, "PIECE_BYTES", 1000)
+        state = {"x": torch.arange(2000.0)}
+        loop.save_checkpoint(tmp_path, state)
+        pieces = sorted(tmp_path.glob("state.*"))
+        assert len(pieces) > 5
+        assert all(piece.stat().st_size <= 1000 for piece in pieces)
+        assert torch.equal(loop.load_checkpoint(tmp_path)["x"], state["x"])
+        loop.save_checkpoint(tmp_path, {"x": torch.zeros(1)})
+        assert loop.load_checkpoint(tmp_path)["x"].shape == (1,)
+
+    def test_nothing_there_is_no_state(self, tmp_path):
+        assert loop.load_checkpoint(tmp_path) is None
+
+    def test_metrics_are_rows_of_a_csv(self, tmp_path):
+        path = tmp_path / "m.csv"
+        loop._write_row(path, 1, 2.0, {"a": 0.5})
+        loop._write_row(path, 2, 3.0, {"a": 0.25})
+        rows = list(csv.reader(path.read_text().splitlines()))
+        assert rows == [["step", "seconds", "a"], ["1", "2", "0.50000"], ["2", "3", "0.25000"]]
+
+    def test_the_average_follows_the_network(self):
+        average, network = nn.Linear(1, 1), nn.Linear(1, 1)
+        before, target = average.weight.item(), network.weight.item()
+        loop.update_average(average, network, 0)
+        decay = 0.1  # (1 + 0) / (10 + 0)
+        assert average.weight.item() == pytest.approx(decay * before + (1 - decay) * target)
+
+
+class TestClips:
+    def test_the_teacher_finds_the_slide(self, drive, clips):
+        import cv2
+
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in drive.frames]
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = classical_flow(grey[3], grey[0], dis)  # 6 px to the left since frame 0
+        assert np.median(flow[0]) == pytest.approx(6, abs=0.3)
+        assert np.median(flow[1]) == pytest.approx(0, abs=0.3)
+        assert np.median(clips.teacher[0, 0, 2, 0]) == pytest.approx(6, abs=0.3)
+        assert np.median(clips.teacher[0, 1, 2, 0]) == pytest.approx(-6, abs=0.3)
+
+    def test_flipping_turns_the_flow_round(self, clips):
+        rng = np.random.default_rng(0)
+        signs = {np.sign(np.median(clips.draw(0, rng)[2][0, 7, 0])) for _ in range(20)}
+        assert signs == {-1.0, 1.0}
+
+    def test_a_clip_may_be_cut(self, tmp_path):
+        path = tmp_path / "a clip.mp4"
+        path.touch()
+        assert parse_clip(str(path)) == (path, 0, None)
+        assert parse_clip(f"{path}:10-20") == (path, 10, 20)
+        with pytest.raises(InputError, match="there is no such clip"):
+            parse_clip(str(tmp_path / "none.mp4"))
+
+
+class TestTasks:
+    def test_every_task_takes_a_step_and_the_runs_export(self, pairs, clips, tmp_path):
+        shown = collate([clips.draw(0, None)])
+        motion = MotionTask(clips, shown, batch=1)
+        tasks = [
+            SegmenterTask(pairs, batch=2, size_hw=(32, 64)),
+            FirstFrameTask(pairs, batch=1),
+            motion,
+            RefineTask(motion, clips, shown, batch=1),
+        ]
+        for task in tasks:
+            values = task.step()
+            assert all(math.isfinite(value) for value in values.values()), (task.name, values)
+            assert task.sample_sheet(task.network).size[0] > 0
+            (tmp_path / task.name).mkdir()
+            state = loop._state(task, task.network, 1, 1.0)
+            loop.save_checkpoint(tmp_path / task.name, state)
+
+        entry = export_runs(tmp_path, tmp_path / "bundle", name="tiny")
+        assert entry.count("sha256") == 3
+        pipeline = Pipeline.open(str(tmp_path / "bundle"))
+        assert pipeline.motion.config.num_frames == 8
+        stored = pipeline.generator.state_dict()
+        for name, tensor in tasks[1].network.state_dict().items():
+            if tensor.dtype.is_floating_point:
+                torch.testing.assert_close(stored[name], tensor, rtol=2e-3, atol=1e-4)
+
+    def test_nothing_trained_is_said(self, tmp_path):
+        with pytest.raises(InputError, match="first-frame has not been trained"):
+            export_runs(tmp_path, tmp_path / "bundle", name="x")
+
+    def test_the_posterior_gives_one_row(self, clips):
+        task = MotionTask(clips, collate([clips.draw(0, None)]), batch=2)
+        batch = next(task.batches)
+        mean, log_variance = task.posterior(batch)
+        assert mean.shape == log_variance.shape == (2, 1, 64)
+
+    def test_the_halves_of_the_posterior_see_only_their_planes(self, clips):
+        task = MotionTask(clips, collate([clips.draw(0, None)]), batch=1)
+        config = task.network.config
+        encoder = PosteriorEncoder(config, planes=9, latents=4)
+        mean, _ = encoder(torch.rand(1, 9, 3, 64, 128), torch.rand(1, 9, 64, 128))
+        assert mean.shape == (1, 1, 4)
+
+    def test_hidden_places_do_not_move(self):
+        flow, visibility = torch.ones(1, 2, 3, 4, 5), torch.ones(1, 3, 4, 5)
+        visibility[:, 1] = 0
+        moved = masked_flow_px(flow, visibility)
+        assert moved.shape == (3, 2, 4, 5)
+        assert (moved[1] == 0).all()
+        assert (moved[0, 0] == -2).all()  # half the width less one
+        assert (moved[0, 1] == -1.5).all()
+
+    def test_a_segmenter_learns_three_pictures(self, pairs):
+        task = SegmenterTask(pairs, batch=3, size_hw=(64, 128))
+        first = task.step()["loss"]
+        for _ in range(12):
+            last = task.step()["loss"]
+        assert last < 0.7 * first
+        scores = score(task.network, pairs)
+        assert scores["classes"] == 3
+        assert 0 < scores["pixel_accuracy"] <= 1
+        assert label_frames(task.network, np.zeros((2, 32, 64, 3), np.uint8)).shape == (2, 32, 64)
+
+
+class TestEvaluate:
+    def test_the_window_is_wide_and_from_the_upper_part(self, pairs):
+        window = wide_window(pairs[0], (48, 96))
+        assert window.picture.shape == (48, 96, 3)
+        assert window.train_ids.shape == (48, 96)
+        assert (window.train_ids[0] == 10).all()
+
+    def test_motion_figures_are_complete(self, drive, monkeypatch):
+        from seg2vid_cli.training import evaluate
+
+        monkeypatch.setattr(evaluate, "SAMPLES", 2)
+        monkeypatch.setattr(evaluate, "STARTS_PER_CLIP", 1)
+        figures = motion_scores(Pipeline.open(device="cpu"), drive, 1)
+        assert len(figures["psnr_best_sample"]) == len(figures["after_frames"]) == 4
+        for best, mean in zip(
+            figures["psnr_best_sample"], figures["psnr_mean_sample"], strict=True
+        ):
+            assert best >= mean
+        assert figures["psnr_classical_flow"][0] > figures["psnr_repeat_first_frame"][0]
