@@ -46,7 +46,7 @@ MOTION = FlowConfig(
 DOWNSCALE = 2  # of the pictures; flows and visibility are stretched back to the full size
 
 WARM_UP = 0.4  # share of the training time
-KL_WEIGHT = 1e-3
+KL_WEIGHT = 1e-4
 TEACHER_WEIGHT = (0.2, 0.04)  # at the start, after the warm-up; per pixel of error
 SMOOTH_WEIGHT = 0.02
 CONSISTENCY_WEIGHT = 0.02
