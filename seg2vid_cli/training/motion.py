@@ -246,14 +246,30 @@ def motion_losses(output: FlowOutput, batch: MotionBatch) -> dict[str, Tensor]:
     )
     eps = 1e-4
     guess = torch.cat([visible, visible_back]).clamp(eps, 1 - eps)
+    # Flat places are visible although no flow is sure of them: what looks right counts as seen.
+    target = torch.cat(
+        [
+            torch.maximum(seen, _looks_right(first, teacher, frames_later)),
+            torch.maximum(seen_back, _looks_right(frames_later, teacher_back, first)),
+        ]
+    )
     return {
         "photometric": photometric,
         "teacher": error,
         "smooth": edge_aware_smoothness(flow, frames_later) + edge_aware_smoothness(back, first),
         "consistency": consistency,
         "hidden": (1 - visible).mean() + (1 - visible_back).mean(),
-        "visibility": F.binary_cross_entropy(guess, torch.cat([seen, seen_back])),
+        "visibility": F.binary_cross_entropy(guess, target),
     }
+
+
+@torch.no_grad()
+def _looks_right(source: Tensor, flow: Tensor, real: Tensor) -> Tensor:
+    """1 where a warp lands inside and within 5 % of the real colours, `(N, 1, H, W)`."""
+    error = F.avg_pool2d((backward_warp(source, flow) - real).abs().mean(1, keepdim=True), 3, 1, 1)
+    inside = backward_warp(torch.ones_like(error), flow) > 0.99
+    right: Tensor = ((error < 0.05) & inside).float()
+    return right
 
 
 @torch.no_grad()
