@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from seg2vid_cli.errors import Seg2VidError
@@ -55,6 +56,16 @@ def run(app: Callable[[], Any]) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     sys.exit(EXIT_TERMINATED)
+
+
+def show_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values as two columns on stdout; long values are folded, never cut."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    out.print(table)
 
 
 def show_error(message: str, hint: str | None = None) -> None:

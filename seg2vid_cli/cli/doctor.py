@@ -12,9 +12,6 @@ def doctor() -> None:
     """Check versions, devices, the video encoder and the weights."""
     import imageio_ffmpeg
     import torch
-    from rich.table import Table
-    from rich.text import Text
-
     from seg2vid_cli.device import resolve_compute
     from seg2vid_cli.weights.load import open_bundle
     from seg2vid_cli.weights.registry import read_registry
@@ -33,7 +30,4 @@ def doctor() -> None:
         for stage in bundle.stages:
             bundle.network(stage)
         rows.append((f"weights {name}", f"{size:.1f} MiB, hashes match, all stages load"))
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    console.out.print(table)
+    console.show_facts(rows)

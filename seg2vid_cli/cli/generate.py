@@ -299,8 +299,6 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
 
 
 def _print_report(report: Report, choices: dict[str, Choice], compute_reason: str) -> None:
-    from rich.table import Table
-
     from seg2vid_cli.label_view import class_table
 
     recipe, labels = report.clip.recipe, report.labels
@@ -326,18 +324,9 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
     ]
     written = report.to_dict()["outputs"]
     rows += [("wrote" if i == 0 else "", path) for i, path in enumerate(written.values())]
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(name, _plain(value))
-    console.out.print(table)
+    console.show_facts(rows)
     if labels.doubtful:
         console.show_note("the encoding is uncertain: check the classes, or give --encoding")
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)
 
 
 def _note_differences(wanted: Recipe, made: Recipe) -> None:

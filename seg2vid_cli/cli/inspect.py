@@ -115,19 +115,13 @@ def _label_facts(file: Path, labels: LabelMap) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any], labels: LabelMap | None) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
+    rows = []
     for name, value in facts.items():
-        if name == "classes":
-            continue
         if isinstance(value, dict):
-            for key, inner in value.items():
-                table.add_row(key.replace("_", " "), Text(_text(inner)))
-        else:
-            table.add_row(name, Text(_text(value)))
-    console.out.print(table)
+            rows += [(key.replace("_", " "), _text(inner)) for key, inner in value.items()]
+        elif name != "classes":
+            rows.append((name, _text(value)))
+    console.show_facts(rows)
     if labels is not None:
         console.out.print(_class_table(labels))
         if labels.doubtful:

@@ -39,7 +39,7 @@ class SegmenterTask:
         *,
         seed: int = 0,
         batch: int = 8,
-        size_hw: tuple[int, int] = (192, 384),
+        size_hw: tuple[int, int] = (160, 320),
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
