@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from seg2vid_cli.device import Compute, draw_normal
@@ -33,10 +33,11 @@ def paint_first_frame(
     Returns:
         `(1, 3, H, W)` float32 in [0, 1].
     """
-    shape = (1, network.config.style_size)
-    style = draw_normal(shape, seed=seed, variant=variant, purpose="appearance")
+    seeds = {"seed": seed, "variant": variant}
+    style = draw_normal((1, network.config.style_size), purpose="appearance", **seeds)
+    noise = draw_normal((1, 1, *planes.shape[-2:]), purpose="texture", **seeds)
     with compute.run():
-        frame: Tensor = network(planes, style.to(compute.device)).float()
+        frame: Tensor = network(planes, style.to(compute.device), noise.to(compute.device)).float()
     return frame
 
 
@@ -59,7 +60,7 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} is more than 64 megapixels")
             picture = ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
         raise InputError(
             f"{path}: {reason}", hint="--first-frame takes a photo, PNG or JPEG"

@@ -270,7 +270,8 @@ class Pipeline:
             Seg2VidFlow.multiple * downscale,
             Seg2VidRefine.multiple,
         )
-        height, width = (max(Seg2VidRefine.smallest, -(-n // multiple) * multiple) for n in size_hw)
+        sides = (max(Seg2VidRefine.smallest, side) for side in size_hw)
+        height, width = (-(-side // multiple) * multiple for side in sides)
         return height, width
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -78,7 +77,7 @@ class Recipe:
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.labels_png, validate=True))) as image:
                 ids = np.asarray(image.convert("L"))
-        except (binascii.Error, OSError) as error:
+        except (OSError, ValueError, SyntaxError) as error:  # of base64 and of Pillow
             raise InputError("the label map stored in the clip is damaged") from error
         return labels_from_array(ids, encoding="train-ids")
 

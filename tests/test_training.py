@@ -15,7 +15,7 @@ pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.pipeline import Pipeline
-from seg2vid_cli.training import data, loop, losses
+from seg2vid_cli.training import data, first_frame, loop, losses
 from seg2vid_cli.training.clips import (
     DriveClip,
     MotionClips,
@@ -171,6 +171,9 @@ class _Line:
     def sample_sheet(self, network):
         return Image.new("RGB", (4, 4))
 
+    def finish(self, network):
+        self.finished = True
+
 
 class TestLoop:
     def test_it_learns_stops_in_time_and_resumes(self, tmp_path, monkeypatch):
@@ -277,6 +280,16 @@ class TestTasks:
     def test_nothing_trained_is_said(self, tmp_path):
         with pytest.raises(InputError, match="first-frame has not been trained"):
             export_runs(tmp_path, tmp_path / "bundle", name="x")
+
+    def test_statistics_are_measured_anew_with_the_final_weights(self, pairs, monkeypatch):
+        monkeypatch.setattr(first_frame, "STATISTICS_BATCHES", 2)
+        task = FirstFrameTask(pairs, batch=2)
+        norm = task.network.down[0].norm
+        norm.running_mean.fill_(77.0)
+        task.finish(task.network)
+        assert norm.running_mean.abs().max() < 10
+        assert norm.num_batches_tracked == 2
+        assert not task.network.training
 
     def test_the_posterior_gives_one_row(self, clips):
         task = MotionTask(clips, collate([clips.draw(0, None)]), batch=2)

@@ -20,8 +20,8 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, emoji=False)  # ":smile:" may be part of a file name
+err = Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 def run(app: Callable[[], Any]) -> int:

@@ -12,6 +12,7 @@ def doctor() -> None:
     """Check versions, devices, the video encoder and the weights."""
     import imageio_ffmpeg
     import torch
+
     from seg2vid_cli.device import resolve_compute
     from seg2vid_cli.weights.load import open_bundle
     from seg2vid_cli.weights.registry import read_registry

@@ -42,7 +42,7 @@ class LabelUNetConfig:
 
 
 class StyledConv(nn.Module):
-    """Convolution 3x3, batch norm with scale and shift from the style, leaky ReLU."""
+    """Convolution 3x3, noise, batch norm with scale and shift from the style, leaky ReLU."""
 
     def __init__(
         self, in_channels: int, out_channels: int, style_size: int, stride: int = 1
@@ -52,10 +52,11 @@ class StyledConv(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels, affine=False)
         self.style = nn.Linear(style_size, 2 * out_channels)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """`(B, in, H, W)` and `(B, style_size)` to `(B, out, H', W')`."""
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
+        """`(B, in, H, W)`, `(B, style_size)`, noise of the output's shape: `(B, out, H', W')`."""
         scale, shift = self.style(style)[:, :, None, None].chunk(2, dim=1)
-        x = self.norm(self.conv(x))
+        x = self.conv(x)
+        x = self.norm(x if noise is None else x + noise.to(x.dtype))
         return F.leaky_relu(x * (1 + scale) + shift, LEAK)
 
 
@@ -76,13 +77,18 @@ class LabelUNet(nn.Module):
             for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.to_rgb = nn.Conv2d(widths[0], 3, 5, padding=2)
+        self.noise_strength = nn.ParameterList(
+            torch.zeros(1, width, 1, 1) for width in widths[-2::-1]
+        )
 
-    def forward(self, planes: Tensor, style: Tensor) -> Tensor:
+    def forward(self, planes: Tensor, style: Tensor, noise: Tensor) -> Tensor:
         """Paint label planes in a given style.
 
         Args:
             planes: `(B, K, H, W)` one-hot; H and W multiples of `config.multiple`.
-            style: `(B, style_size)`, standard normal.
+            style: `(B, style_size)`, standard normal: light, colours, weather.
+            noise: `(B, 1, H, W)`, standard normal: without it, the inside of a large region would
+                have nothing to make a texture from.
 
         Returns:
             `(B, 3, H, W)` in [0, 1].
@@ -95,9 +101,11 @@ class LabelUNet(nn.Module):
             skips.append(x)
         for first, second in zip(self.middle[0::2], self.middle[1::2], strict=True):
             x = x + second(first(x, style), style)
-        for layer, skip in zip(self.up, skips[-2::-1], strict=True):
+        for layer, skip, strength in zip(self.up, skips[-2::-1], self.noise_strength, strict=True):
+            factor = planes.shape[-1] // skip.shape[-1]
+            grain = strength * F.avg_pool2d(noise, factor) * factor  # of unit variance again
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             # Class shares of each cell rather than one sampled class: thin poles survive.
             shares = F.adaptive_avg_pool2d(planes, (skip.shape[-2], skip.shape[-1]))
-            x = layer(torch.cat([x, skip, shares], dim=1), style)
+            x = layer(torch.cat([x, skip, shares], dim=1), style, grain)
         return torch.sigmoid(self.to_rgb(x))

@@ -31,6 +31,7 @@ GENERATOR = LabelUNetConfig(
 FEATURE_WEIGHT = 10.0
 L1_WEIGHT = 5.0
 KL_WEIGHT = 0.02
+STATISTICS_BATCHES = 60
 
 
 class PatchDiscriminator(nn.Module):
@@ -136,7 +137,7 @@ class FirstFrameTask:
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
             style = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            fake = self.network(planes, style)
+            fake = self.network(planes, style, torch.randn_like(planes[:, :1]))
             for name in ("judge_full", "judge_half"):
                 self.helpers[name].requires_grad_(False)
             on_fake = self._judge(fake, planes)
@@ -179,6 +180,24 @@ class FirstFrameTask:
         }
 
     @torch.no_grad()
+    def finish(self, network: nn.Module) -> None:
+        """Measure the batch norms' statistics anew, with averaged weights and drawn styles.
+
+        During training they belong to other weights, and to styles read from real pictures.
+        """
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # plain mean over all batches
+        network.train()
+        for _ in range(STATISTICS_BATCHES):
+            _, planes = next(self.batches)
+            planes = planes.to(self.device)
+            style = torch.randn(len(planes), GENERATOR.style_size, device=self.device)
+            network(planes, style, torch.randn_like(planes[:, :1]))
+        network.eval()
+
+    @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Rows: label maps, real pictures, two samples."""
         colours = torch.tensor([c.colour for c in CLASSES], device=self.device) / 255
@@ -187,5 +206,6 @@ class FirstFrameTask:
         generator = torch.Generator().manual_seed(1)
         shape = (2, 1, GENERATOR.style_size)
         styles = torch.randn(shape, generator=generator).to(self.device)
-        samples = [list(network(planes, style.expand(len(planes), -1))) for style in styles]
+        noise = torch.randn(planes[:, :1].shape, generator=generator).to(self.device)
+        samples = [list(network(planes, style.expand(len(planes), -1), noise)) for style in styles]
         return grid_picture([list(maps), list(real), *samples])

@@ -47,6 +47,9 @@ class Task(Protocol):
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Draw what the (averaged) network does now."""
 
+    def finish(self, network: nn.Module) -> None:
+        """Do what the averaged network needs before it is used."""
+
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
@@ -156,6 +159,7 @@ def train(
             if now - last_save > save_every_s:
                 save_checkpoint(folder, _state(task, average, step, seconds))
                 last_save = now
+    task.finish(average)
     save_checkpoint(folder, _state(task, average, step, seconds))
     task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
     (folder / "done.json").write_text(json.dumps({"steps": step, "minutes": seconds / 60}))

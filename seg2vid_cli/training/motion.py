@@ -196,6 +196,9 @@ class MotionTask:
         self.optimizers["network"].step()
         return {"loss": loss.item(), **{name: value.item() for name, value in parts.items()}}
 
+    def finish(self, network: nn.Module) -> None:
+        """Nothing to do: averaged statistics serve."""
+
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Two samples a clip: first and last real frame, warped frame, flow and visibility."""

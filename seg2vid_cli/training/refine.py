@@ -113,6 +113,9 @@ class RefineTask:
             "result": result.item(),
         }
 
+    def finish(self, network: nn.Module) -> None:
+        """Nothing to do: averaged statistics serve."""
+
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Held-out frames: warped, visibility, repainted, composed, real."""

@@ -84,6 +84,9 @@ class SegmenterTask:
         accuracy = (logits.argmax(1) == ids)[keep].float().mean()
         return {"loss": loss.item(), "accuracy": accuracy.item()}
 
+    def finish(self, network: nn.Module) -> None:
+        """Nothing to do: averaged statistics serve."""
+
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Pictures above, their labels below."""
         colours = torch.tensor([c.colour for c in CLASSES], device=self.device) / 255

@@ -22,7 +22,7 @@ from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
-from seg2vid_cli.weights.registry import file_sha256, find_weights, verify_files
+from seg2vid_cli.weights.registry import file_sha256, find_weights, read_registry, verify_files
 
 BUNDLE_FILE = "bundle.json"
 STAGES = ("first_frame", "motion", "refine")
@@ -97,7 +97,7 @@ def open_bundle(name_or_folder: str) -> Bundle:
         WeightsError: The files are damaged or the description is malformed.
     """
     folder = Path(name_or_folder)
-    if folder.is_dir():
+    if name_or_folder not in read_registry() and folder.is_dir():
         return read_bundle(folder)
     spec = find_weights(name_or_folder)
     verify_files(spec)
@@ -113,7 +113,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / BUNDLE_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()  # json.loads decodes it
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read: {error.strerror}",
