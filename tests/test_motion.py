@@ -1,0 +1,183 @@
+"""Motion: what a latent is drawn from, and units, signs and sizes of the flows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import FLOW, lively
+
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.motion import predict_motion, sample_latents
+from seg2vid_cli.networks.seg2vid_flow import FlowOutput, Seg2VidFlow
+from seg2vid_cli.warp import backward_warp
+
+CPU = resolve_compute("cpu", "fp32")
+
+
+class Network:
+    """Predicts what it was told to, and remembers what it was shown."""
+
+    def __init__(self, *, flow=(0.0, 0.0), back=(0.0, 0.0), visible=1.0, visible_back=1.0):
+        self.flow, self.back = flow, back
+        self.visible, self.visible_back = visible, visible_back
+
+    def __call__(self, frame, planes, latents):
+        self.shown = frame, planes, latents
+        frames, size = FLOW.num_frames, frame.shape[-2:]
+
+        def flow(value):
+            return torch.tensor(value).reshape(1, 2, 1, 1, 1).expand(1, 2, frames, *size)
+
+        def seen(value):
+            return torch.as_tensor(value).expand(1, frames, *size)
+
+        return FlowOutput(
+            flow=flow(self.flow),
+            flow_back=flow(self.back),
+            visibility=seen(self.visible),
+            visibility_back=seen(self.visible_back),
+        )
+
+
+def predict(network, size_hw=(32, 64), *, downscale=1, compute=CPU, frame=None):
+    frame = torch.rand(1, 3, *size_hw) if frame is None else frame
+    planes = torch.rand(1, 20, *frame.shape[-2:])
+    latents = sample_latents(FLOW, seed=0, variant=0)
+    return predict_motion(network, frame, planes, latents, downscale=downscale, compute=compute)
+
+
+# ---- latents -------------------------------------------------------------------------------------
+
+
+def test_a_latent_is_one_row_repeated():
+    latents = sample_latents(FLOW, seed=0, variant=0)
+    assert latents.shape == (1, 4, 8)
+    assert torch.equal(latents, latents[:, :1].expand(-1, 4, -1))
+
+
+def test_seed_and_variant_change_both_parts():
+    one = sample_latents(FLOW, seed=0, variant=0)
+    assert torch.equal(sample_latents(FLOW, seed=0, variant=0), one)
+    for seed, variant in ((1, 0), (0, 1)):
+        other = sample_latents(FLOW, seed=seed, variant=variant)
+        assert (one[..., :3] != other[..., :3]).all()
+        assert (one[..., 3:] != other[..., 3:]).all()
+
+
+def test_the_two_parts_are_drawn_apart():
+    """The camera's part does not depend on how long the objects' part is, and the reverse."""
+    one = sample_latents(FLOW, seed=5, variant=2)
+    longer = sample_latents(replace(FLOW, foreground_latents=7), seed=5, variant=2)
+    assert torch.equal(longer[..., :3], one[..., :3])
+    shorter = sample_latents(replace(FLOW, background_latents=1), seed=5, variant=2)
+    assert torch.equal(shorter[..., 1:], one[..., 3:])
+    alike = sample_latents(replace(FLOW, foreground_latents=3), seed=5, variant=2)
+    assert (alike[..., :3] != alike[..., 3:]).all()
+
+
+def test_frames_and_size_do_not_change_the_latent():
+    one = sample_latents(FLOW, seed=0, variant=0)
+    other = sample_latents(replace(FLOW, num_frames=9, latent_row=16), seed=0, variant=0)
+    assert torch.equal(other, one[:, :2])
+
+
+# ---- flows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+@pytest.mark.parametrize("size_hw", [(32, 64), (64, 96)], ids=str)
+def test_flows_are_pixels_of_the_full_size_with_the_opposite_sign(size_hw, downscale):
+    height, width = size_hw
+    motion = predict(Network(flow=(0.5, -0.25), back=(-1.0, 0.125)), size_hw, downscale=downscale)
+    assert motion.flow_px.shape == motion.forward_flow_px.shape == (2, 2, *size_hw)
+    # Half an image is (size - 1) / 2 pixels, and the network's flow is subtracted from the grid.
+    for flow, (x, y) in (
+        (motion.flow_px, (-0.5 * (width - 1) / 2, 0.25 * (height - 1) / 2)),
+        (motion.forward_flow_px, (1.0 * (width - 1) / 2, -0.125 * (height - 1) / 2)),
+    ):
+        torch.testing.assert_close(flow[:, 0], torch.full((2, *size_hw), x))
+        torch.testing.assert_close(flow[:, 1], torch.full((2, *size_hw), y))
+
+
+def test_a_picture_that_moves_right_has_a_backward_flow_to_the_left():
+    """grid - flow: with +2 / 63 half images, frame t shows what the source has a pixel left."""
+    frame = torch.rand(1, 3, 32, 64)
+    motion = predict(Network(flow=(2 / 63, 0.0)), frame=frame)
+    warped = backward_warp(frame, motion.flow_px[:1])
+    torch.testing.assert_close(warped[..., 1:], frame[..., :-1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_visibility_multiplies_the_flow(downscale):
+    """A hidden place is read from where it lies."""
+    network = Network(flow=(1.0, 1.0), back=(1.0, 1.0), visible=0.25, visible_back=0.0)
+    motion = predict(network, downscale=downscale)
+    torch.testing.assert_close(motion.flow_px[:, 0], torch.full((2, 32, 64), -0.25 * 63 / 2))
+    torch.testing.assert_close(motion.flow_px[:, 1], torch.full((2, 32, 64), -0.25 * 31 / 2))
+    assert not motion.forward_flow_px.any()
+    torch.testing.assert_close(motion.visibility, torch.full((2, 32, 64), 0.25))
+
+
+def test_visibility_multiplies_pixel_by_pixel_and_frame_by_frame():
+    seen = torch.ones(2, 32, 64)
+    seen[0, :, :32] = 0
+    seen[1, 16:] = 0
+    motion = predict(Network(flow=(1.0, 0.0), visible=seen))
+    assert torch.equal(motion.visibility, seen)
+    assert torch.equal(motion.flow_px[:, 0], -31.5 * seen)
+
+
+def test_corners_stay_corners_when_a_flow_is_stretched():
+    ramp = torch.linspace(0, 1, 32).expand(2, 16, 32)  # at half of 32x64
+    motion = predict(Network(visible=ramp), downscale=2)
+    row = motion.visibility[1, 7]
+    torch.testing.assert_close(row, torch.linspace(0, 1, 64))
+
+
+def test_the_network_sees_smaller_pictures():
+    network = Network()
+    frame = torch.rand(1, 3, 32, 64)
+    predict(network, downscale=2, frame=frame)
+    small, planes, latents = network.shown
+    assert small.shape == (1, 3, 16, 32)
+    assert planes.shape == (1, 20, 16, 32)
+    assert latents.shape == (1, 4, 8)
+    torch.testing.assert_close(small[0, 1, 3, 5], frame[0, 1, 6:8, 10:12].mean())
+    predict(network, downscale=1, frame=frame)
+    assert torch.equal(network.shown[0], frame)
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_frames_stay_in_order(downscale):
+    class Counting(Network):
+        def __call__(self, frame, planes, latents):
+            out = super().__call__(frame, planes, latents)
+            t = torch.arange(1.0, FLOW.num_frames + 1)
+            return replace(out, flow=out.flow * t[:, None, None])
+
+    motion = predict(Counting(flow=(-2 / 63, -4 / 31)), downscale=downscale)
+    for t, factor in enumerate((1, 2)):
+        torch.testing.assert_close(motion.flow_px[t, 0], torch.full((32, 64), 1.0 * factor))
+        torch.testing.assert_close(motion.flow_px[t, 1], torch.full((32, 64), 2.0 * factor))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_motion_is_float32_in_every_precision(precision):
+    compute = resolve_compute("cpu", precision)
+    motion = predict(lively(Seg2VidFlow(FLOW)), compute=compute)
+    for value in (motion.flow_px, motion.forward_flow_px, motion.visibility):
+        assert value.dtype == torch.float32
+    assert motion.flow_px.shape == (2, 2, 32, 64)
+    assert motion.visibility.shape == (2, 32, 64)
+
+
+def test_bf16_changes_the_motion_only_a_little():
+    network, frame = lively(Seg2VidFlow(FLOW)), torch.rand(1, 3, 32, 64)
+    torch.manual_seed(1)
+    exact = predict(network, frame=frame)
+    torch.manual_seed(1)
+    rough = predict(network, frame=frame, compute=resolve_compute("cpu", "bf16"))
+    difference = (exact.flow_px - rough.flow_px).abs().max() / exact.flow_px.abs().max()
+    assert 0 < difference < 0.1

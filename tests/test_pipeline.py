@@ -1,0 +1,511 @@
+"""The whole path: sizes, seeds, padding, and the scheme that continues a clip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from conftest import CAR, EXAMPLES, FLOW, ROAD, SKY
+
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.errors import DeviceError, InputError, WeightsError
+from seg2vid_cli.labels import one_hot, pad_labels, read_labels, resize_labels
+from seg2vid_cli.motion import sample_latents
+from seg2vid_cli.networks.seg2vid_flow import FlowOutput
+from seg2vid_cli.pipeline import Clip, Pipeline, plan_size, to_uint8
+from seg2vid_cli.weights.load import open_bundle
+
+NATIVE = (128, 256)
+T = FLOW.num_frames
+
+
+class Mover:
+    """Predicts one motion, given in pixels of the full size, and remembers what it was shown.
+
+    Frame t of a pass shows what the source has `t + 1` times `right` and `down` further on.
+    """
+
+    def __init__(self, right=0.0, down=0.0, visible=1.0):
+        self.config, self.right, self.down, self.visible = FLOW, right, down, visible
+        self.shown = []
+
+    def __call__(self, frame, planes, latents):
+        self.shown.append((frame.clone(), planes.clone(), latents.clone()))
+        height, width = frame.shape[-2:]  # half of the full size
+        steps = torch.arange(1.0, T + 1)[:, None, None].expand(T, height, width)
+        flow = torch.stack(
+            [-steps * 2 * self.right / (2 * width - 1), -steps * 2 * self.down / (2 * height - 1)]
+        )[None]
+        seen = torch.full((1, T, height, width), self.visible)
+        return FlowOutput(
+            flow=flow, flow_back=-flow, visibility=seen, visibility_back=torch.ones_like(seen)
+        )
+
+
+class Repairer:
+    """Paints everything in one grey, and remembers what it was shown."""
+
+    def __init__(self, grey=0.5):
+        self.grey, self.shown = grey, []
+
+    def __call__(self, damaged):
+        self.shown.append(damaged.clone())
+        return torch.full_like(damaged, self.grey)
+
+
+def with_stubs(pipeline, **motion):
+    pipeline.motion, pipeline.refiner = Mover(**motion), Repairer()
+    return pipeline
+
+
+def with_options(pipeline, **options):
+    """The same networks, used in another way."""
+    stages = {
+        name: replace(stage, options=options.get(name, stage.options))
+        for name, stage in pipeline.bundle.stages.items()
+    }
+    return Pipeline(replace(pipeline.bundle, stages=stages), pipeline.compute)
+
+
+def gradient(height, width):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([3 * x % 256, 5 * y % 256, (x + y) % 256], -1).astype(np.uint8)
+
+
+def same(one, other):
+    return np.array_equal(one.frame, other.frame)
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels_hw", "expected"),
+    [
+        ((512, 1024), (128, 256)),  # 2:1, as the weights
+        ((16, 32), (128, 256)),
+        ((128, 256), (128, 256)),
+        # sqrt(128 * 256 * 3 / 4) = 156.8 and 4 / 3 of it = 209.02, to the nearest even numbers
+        ((720, 960), (156, 210)),
+        ((1024, 512), (256, 128)),  # upright
+        ((300, 300), (182, 182)),  # sqrt(32768) = 181.02
+        ((32, 640), (40, 810)),  # 20:1: sqrt(1638.4) = 40.48, and 809.5
+    ],
+    ids=str,
+)
+def test_without_a_size_the_area_is_the_native_one(labels_hw, expected):
+    assert plan_size(labels_hw, NATIVE) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels_hw", "room_hw", "expected"),
+    [
+        ((512, 1024), (256, 512), (256, 512)),
+        ((512, 1024), (512, 512), (256, 512)),  # as wide as the room
+        ((512, 1024), (128, 1024), (128, 256)),  # as high as the room
+        ((720, 960), (128, 256), (128, 170)),  # 170.67: the nearest even number
+        ((1024, 512), (128, 256), (128, 64)),
+        ((16, 32), (256, 256), (128, 256)),  # small maps grow
+        ((101, 99), (64, 64), (64, 62)),  # 62.7
+        ((1000, 1001), (64, 64), (64, 64)),  # 63.94, but no more than the room
+    ],
+    ids=str,
+)
+def test_keep_stays_inside_the_room_in_the_maps_aspect_ratio(labels_hw, room_hw, expected):
+    assert plan_size(labels_hw, NATIVE, room_hw=room_hw) == expected
+
+
+def test_keep_is_never_larger_than_the_room_never_odd_and_nearly_in_proportion():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        labels_hw = tuple(int(n) for n in rng.integers(200, 2000, 2))
+        room_hw = tuple(2 * int(n) for n in rng.integers(150, 1000, 2))
+        height, width = plan_size(labels_hw, NATIVE, room_hw=room_hw)
+        assert height <= room_hw[0]
+        assert width <= room_hw[1]
+        assert height % 2 == width % 2 == 0
+        assert height == room_hw[0] or width == room_hw[1]
+        exact = min(room_hw[0] / labels_hw[0], room_hw[1] / labels_hw[1])
+        assert abs(height - exact * labels_hw[0]) <= 1
+        assert abs(width - exact * labels_hw[1]) <= 1
+
+
+def test_stretch_fills_the_room():
+    assert plan_size((720, 960), NATIVE, room_hw=(64, 400), fit="stretch") == (64, 400)
+
+
+@pytest.mark.parametrize("fit", ["keep", "stretch"])
+@pytest.mark.parametrize("room_hw", [(127, 256), (128, 255), (33, 33)], ids=str)
+def test_an_odd_room_is_refused(room_hw, fit):
+    with pytest.raises(InputError, match=rf"size {room_hw[1]}x{room_hw[0]} is odd") as caught:
+        plan_size((512, 1024), NATIVE, room_hw=room_hw, fit=fit)
+    assert caught.value.hint == "video needs even sides"
+
+
+@pytest.mark.parametrize("room_hw", [(30, 64), (64, 30), (4098, 64), (64, 4098), (0, 0)], ids=str)
+def test_a_room_out_of_range_is_refused(room_hw):
+    with pytest.raises(InputError, match="is out of range") as caught:
+        plan_size((512, 1024), NATIVE, room_hw=room_hw)
+    assert caught.value.hint == "both sides from 32 to 4096 pixels"
+    assert plan_size((512, 1024), NATIVE, room_hw=(32, 4096), fit="stretch") == (32, 4096)
+
+
+@pytest.mark.parametrize("labels_hw", [(16, 1024), (1024, 16)], ids=str)
+def test_a_ribbon_has_no_size_of_its_own(labels_hw):
+    """64:1 at the native area would be 22 pixels high."""
+    with pytest.raises(InputError, match="is out of range"):
+        plan_size(labels_hw, NATIVE)
+
+
+def test_an_unknown_fit_lists_the_known_ones():
+    with pytest.raises(InputError, match="fit 'crop' is not known") as caught:
+        plan_size((512, 1024), NATIVE, fit="crop")
+    assert caught.value.hint == "use one of keep, stretch"
+
+
+# ---- opening and settings ------------------------------------------------------------------------
+
+
+def test_the_embedded_weights_make_a_clip():
+    pipeline = Pipeline.open(device="cpu")
+    assert pipeline.compute.precision == "fp32"
+    labels = read_labels(EXAMPLES / "city-street.labelIds.png")
+    frames = list(pipeline.generate(labels, frames=3, size_hw=(64, 128)))
+    assert [f.frame.shape for f in frames] == [(64, 128, 3)] * 3
+    assert all(f.frame.dtype == np.uint8 for f in frames)
+    for frame in frames[1:]:
+        assert np.isfinite(frame.flow_px).all()
+        assert np.isfinite(frame.forward_flow_px).all()
+        assert frame.visibility.min() >= 0
+        assert frame.visibility.max() <= 1
+    again = list(Pipeline.open(device="cpu").generate(labels, frames=3, size_hw=(64, 128)))
+    assert all(map(same, frames, again))
+
+
+def test_what_cannot_be_opened_is_refused(tiny_bundle):
+    with pytest.raises(InputError, match="weights 'nope' are not known"):
+        Pipeline.open("nope")
+    with pytest.raises(DeviceError, match="device 'toaster' is not known"):
+        Pipeline.open(str(tiny_bundle), device="toaster")
+    with pytest.raises(DeviceError, match="precision 'fp8' is not known"):
+        Pipeline.open(str(tiny_bundle), device="cpu", precision="fp8")
+
+
+def test_a_network_is_loaded_when_it_is_needed(pipeline, labels, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(pipeline, "_load", lambda stage: loaded.append(stage) or load(stage))
+    load = pipeline.bundle.network
+    clip = pipeline.generate(labels, frames=2)
+    assert loaded == []
+    list(clip)
+    assert loaded == ["first_frame", "motion", "refine"]
+    list(clip)
+    assert len(loaded) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frames", 0),
+        ("frames", -1),
+        ("frames", 100_001),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("variant", -1),
+        ("variant", 2**31),
+        ("frames", float("nan")),
+    ],
+)
+def test_a_number_out_of_range_is_refused(pipeline, labels, name, value):
+    with pytest.raises(InputError, match=f"{name} {value} is out of range"):
+        pipeline.generate(labels, **{name: value})
+
+
+def test_the_largest_seed_and_variant_work(pipeline, labels):
+    (frame,) = pipeline.generate(labels, seed=2**63 - 1, variant=2**31 - 1, frames=1)
+    assert frame.frame.shape == (32, 64, 3)
+
+
+def test_a_clip_knows_its_size_length_and_rate(pipeline, labels):
+    clip = pipeline.generate(labels, frames=4)
+    assert (clip.size_hw, len(clip), clip.recipe.fps) == ((32, 64), 4, 10.0)
+    assert clip.labels.size_hw == (32, 64)
+    assert clip.recipe.size == (64, 32)
+    assert pipeline.generate(labels, fps=24.0).recipe.fps == 24.0
+    assert len(pipeline.generate(labels)) == 25
+
+
+# ---- seeds ---------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_clip_bit_for_bit(pipeline, labels, tiny_bundle):
+    settings = {"seed": 7, "variant": 3, "frames": 2 * T + 2}
+    first = list(pipeline.generate(labels, **settings))
+    torch.manual_seed(99)
+    other = Pipeline.open(str(tiny_bundle), device="cpu")
+    for one, two in zip(first, other.generate(labels, **settings), strict=True):
+        np.testing.assert_array_equal(one.frame, two.frame)
+        if one.index:
+            np.testing.assert_array_equal(one.flow_px, two.flow_px)
+            np.testing.assert_array_equal(one.forward_flow_px, two.forward_flow_px)
+            np.testing.assert_array_equal(one.visibility, two.visibility)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"variant": 1}], ids=str)
+def test_another_seed_or_variant_gives_other_frames_and_motion(pipeline, labels, other):
+    pairs = zip(
+        pipeline.generate(labels, frames=T + 2),
+        pipeline.generate(labels, frames=T + 2, **other),
+        strict=True,
+    )
+    for one, two in pairs:
+        assert not same(one, two)
+        if one.index:
+            assert np.abs(one.flow_px - two.flow_px).max() > 0.1
+
+
+def test_making_a_clip_leaves_the_global_generator_alone(pipeline, labels):
+    clip = pipeline.generate(labels, frames=3)
+    list(clip)  # networks are built with random numbers before they are filled
+    state = torch.get_rng_state()
+    list(clip)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_clip_can_be_read_twice(pipeline, labels):
+    clip = pipeline.generate(labels, frames=T + 2)
+    started = iter(clip)
+    next(started)
+    assert all(map(same, list(clip), list(clip)))
+    assert all(map(same, started, list(clip)[1:]))
+
+
+def test_a_longer_clip_begins_like_a_shorter_one(pipeline, labels):
+    long = list(pipeline.generate(labels, frames=3 * T))
+    for frames in (1, 2, T + 2):
+        for one, other in zip(pipeline.generate(labels, frames=frames), long, strict=False):
+            # Passes cut short run in smaller batches, whose sums may round differently.
+            assert np.abs(one.frame.astype(int) - other.frame).max() <= 1
+
+
+def test_half_precision_gives_nearly_the_same_clip(pipeline, labels):
+    rough = Pipeline(pipeline.bundle, resolve_compute("cpu", "bf16"))
+    clip = rough.generate(labels, frames=1)
+    assert clip.recipe.precision == "bf16"
+    (one,), (two,) = clip, pipeline.generate(labels, frames=1)
+    assert np.abs(one.frame.astype(int) - two.frame).max() <= 8
+    for frame in rough.generate(labels, frames=3):
+        assert frame.frame.dtype == np.uint8
+        if frame.index:
+            assert frame.flow_px.dtype == frame.visibility.dtype == np.float32
+
+
+# ---- the scheme ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, T + 1, T + 2, 3 * T])
+def test_every_pass_starts_from_the_last_frame_of_the_one_before(pipeline, labels, frames):
+    made = list(pipeline.generate(labels, frames=frames))
+    assert [f.index for f in made] == list(range(frames))
+    assert [f.source for f in made] == [0, *(T * ((i - 1) // T) for i in range(1, frames))]
+
+
+def test_only_the_first_frame_has_no_motion(pipeline, labels):
+    first, *others = pipeline.generate(labels, frames=4)
+    assert first.flow_px is first.forward_flow_px is first.visibility is None
+    for frame in others:
+        assert frame.flow_px.shape == frame.forward_flow_px.shape == (2, 32, 64)
+        assert frame.visibility.shape == (32, 64)
+        assert frame.flow_px.dtype == frame.visibility.dtype == np.float32
+
+
+def test_motion_networks_run_once_per_pass(pipeline, labels):
+    for frames, passes in ((1, 0), (2, 1), (T + 1, 1), (T + 2, 2), (3 * T, 3)):
+        with_stubs(pipeline)
+        list(pipeline.generate(labels, frames=frames))
+        assert len(pipeline.motion.shown) == len(pipeline.refiner.shown) == passes
+        if frames == T + 2:  # the rest of a pass is not refined
+            assert [len(x) for x in pipeline.refiner.shown] == [T, 1]
+
+
+def test_the_picture_and_the_labels_of_a_pass_are_those_of_the_frame_it_starts_from(
+    pipeline, labels
+):
+    with_stubs(pipeline, right=2, down=-4)  # the second and last frame of a pass: 4 and -8
+    picture = gradient(32, 64)
+    list(pipeline.generate(labels, frames=2 * T + 1, picture=picture))
+    (first, planes, _), (second, planes_later, _) = pipeline.motion.shown
+    # Seen at half the size, 4 and -8 pixels are 2 and -4: row y shows row y - 4, and what comes
+    # from outside is 0.
+    for before, after in ((first, second), (planes, planes_later)):
+        torch.testing.assert_close(after[..., 4:, :-2], before[..., :-4, 2:], rtol=0, atol=1e-3)
+        assert after[..., :4, :].abs().max() < 1e-3
+        assert after[..., -2:].abs().max() < 1e-3
+
+
+def test_the_first_pass_sees_the_padded_label_map(pipeline, labels):
+    with_stubs(pipeline)
+    list(pipeline.generate(labels, frames=2))
+    padded, _ = pad_labels(resize_labels(labels, (32, 64)), (128, 128))
+    full = torch.from_numpy(one_hot(padded.train_ids))[None]
+    _, planes, latents = pipeline.motion.shown[0]
+    torch.testing.assert_close(planes, torch.nn.functional.avg_pool2d(full, 2))
+    assert torch.equal(latents, sample_latents(FLOW, seed=0, variant=0))
+
+
+def test_all_passes_of_a_clip_share_one_latent(pipeline, labels):
+    with_stubs(pipeline)
+    list(pipeline.generate(labels, frames=3 * T, seed=4))
+    first, *others = (latents for _, _, latents in pipeline.motion.shown)
+    assert len(others) == 2
+    assert all(torch.equal(latents, first) for latents in others)
+
+
+def test_frames_are_the_source_warped_where_visible(pipeline, labels):
+    with_stubs(pipeline, right=3)
+    picture = gradient(32, 64)
+    frames = list(pipeline.generate(labels, frames=T + 2, picture=picture))
+    for frame, source in ((1, 0), (2, 0), (3, 2)):
+        shift = 3 * (frame - source)
+        made, old = frames[frame].frame.astype(int), frames[source].frame.astype(int)
+        assert np.abs(made[:, :-shift] - old[:, shift:]).max() <= 1
+        np.testing.assert_allclose(frames[frame].flow_px[0], shift, atol=1e-3)
+        np.testing.assert_allclose(frames[frame].flow_px[1], 0, atol=1e-3)
+        np.testing.assert_allclose(frames[frame].forward_flow_px[0], -shift, atol=1e-3)
+        assert (frames[frame].visibility == 1).all()
+
+
+def test_hidden_places_are_painted(pipeline, labels):
+    with_stubs(pipeline, right=3, visible=0.0)
+    frames = list(pipeline.generate(labels, frames=2))
+    assert (frames[1].frame == 128).all()  # 0.5 * 255, rounded half to even
+    assert not frames[1].flow_px.any()
+    assert not frames[1].visibility.any()
+
+
+def test_noise_is_shared_in_a_pass_and_new_in_the_next(pipeline, labels):
+    with_stubs(pipeline, visible=0.0)
+    list(pipeline.generate(labels, frames=2 * T + 1))
+    first, second = pipeline.refiner.shown
+    assert torch.equal(first[0], first[1])
+    assert abs(first[0].std() - 1) < 0.05
+    assert (first[0] - second[0]).abs().mean() > 0.5
+
+
+def test_what_is_visible_is_repainted_only_if_the_weights_say_so(pipeline, labels):
+    picture = gradient(32, 64)
+    whole = with_stubs(with_options(pipeline, refine={}))
+    _, frame = whole.generate(labels, frames=2, picture=picture)
+    assert (frame.frame == 128).all()
+    _, frame = with_stubs(pipeline).generate(labels, frames=2, picture=picture)
+    np.testing.assert_array_equal(frame.frame, picture)
+
+
+@pytest.mark.parametrize("downscale", [1, 2, 3, 4])
+def test_every_downscale_gets_sides_that_it_divides(pipeline, labels, downscale):
+    pipeline = with_options(pipeline, motion={"downscale": downscale})
+    frames = list(pipeline.generate(labels, frames=2))
+    assert frames[1].flow_px.shape == (2, 32, 64)
+
+
+# ---- padding and pictures ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_hw", [(34, 50), (130, 162), (32, 300)], ids=str)
+def test_a_clip_has_exactly_the_size_that_was_asked_for(pipeline, labels, size_hw):
+    for frame in pipeline.generate(labels, frames=2, size_hw=size_hw, fit="stretch"):
+        assert frame.frame.shape == (*size_hw, 3)
+        if frame.index:
+            assert frame.flow_px.shape == frame.forward_flow_px.shape == (2, *size_hw)
+            assert frame.visibility.shape == size_hw
+
+
+@pytest.mark.parametrize("size_hw", [(34, 50), (130, 162), (128, 128)], ids=str)
+def test_a_given_picture_is_the_first_frame_exactly(pipeline, labels, size_hw):
+    picture = np.random.randint(0, 256, (*size_hw, 3), np.uint8)
+    clip = with_stubs(pipeline).generate(
+        labels, frames=3, size_hw=size_hw, fit="stretch", picture=picture, picture_sha256="ab"
+    )
+    for frame in clip:  # nothing moves and all is visible: every frame is the picture
+        np.testing.assert_array_equal(frame.frame, picture)
+    assert clip.recipe.first_frame_sha256 == "ab"
+    assert "generator" not in vars(pipeline)  # the painter has not even been loaded
+
+
+def test_the_picture_is_padded_by_its_border(pipeline, labels):
+    picture = 255 - gradient(34, 50)
+    list(
+        with_stubs(pipeline).generate(
+            labels, frames=2, size_hw=(34, 50), fit="stretch", picture=picture
+        )
+    )
+    frame, planes, _ = pipeline.motion.shown[0]
+    assert frame.shape == (1, 3, 64, 64)
+    # 34x50 lies in the middle of 128x128, from row 47 and column 39; outside, its border goes on.
+    corner = torch.from_numpy(picture[0, 0]) / 255
+    torch.testing.assert_close(frame[0, :, 0, 0], corner)
+    torch.testing.assert_close(frame[0, :, 22, 10], corner)
+    assert planes[0, SKY, 0, 0] == 1  # the labels are padded alike
+    assert planes[0, ROAD, 63, 0] == 1
+
+
+def test_labels_lie_under_the_picture(pipeline, labels):
+    """The class of the middle of the car is seen in the middle of the car, at half the size."""
+    with_stubs(pipeline)
+    list(pipeline.generate(labels, frames=2, size_hw=(128, 256), picture=gradient(128, 256)))
+    _, planes, _ = pipeline.motion.shown[0]
+    assert planes.shape == (1, 20, 64, 128)
+    assert planes[0, CAR, 40, 92] == 1  # row 10 of 16 and column 23 of 32
+    assert planes[0, :, 40, 92].sum() == 1
+
+
+# ---- progress ------------------------------------------------------------------------------------
+
+
+def test_progress_is_told_step_by_step(pipeline, labels):
+    calls = []
+    clip = pipeline.generate(labels, frames=4, progress=lambda *call: calls.append(call))
+    assert calls == []
+    frames = iter(clip)
+    next(frames)
+    assert calls == [("first frame", 0, 1), ("first frame", 1, 1)]
+    list(frames)
+    assert calls[2:] == [("motion", 1, 3), ("motion", 2, 3), ("motion", 3, 3)]
+
+
+def test_a_clip_is_made_while_it_is_read(pipeline, labels):
+    clip = with_stubs(pipeline).generate(labels, frames=100_000)
+    assert isinstance(clip, Clip)
+    assert [f.index for f in islice(clip, 4)] == [0, 1, 2, 3]
+    assert len(pipeline.motion.shown) == 2
+
+
+# ---- pictures of tensors -------------------------------------------------------------------------
+
+
+def test_pixels_are_rounded_and_kept_in_range():
+    values = torch.tensor([-0.5, 0.0, 0.4 / 255, 0.6 / 255, 127 / 255, 1.0, 2.0])
+    frame = values.expand(3, 2, 7)
+    assert to_uint8(frame)[1, :, 2].tolist() == [0, 0, 0, 1, 127, 255, 255]
+    assert to_uint8(frame).shape == (2, 7, 3)
+
+
+def test_channels_keep_their_places():
+    frame = torch.zeros(3, 4, 5)
+    frame[0, 1, 2], frame[1, 1, 2], frame[2, 1, 2] = 1.0, 0.2, 0.4
+    assert to_uint8(frame)[1, 2].tolist() == [255, 51, 102]
+
+
+def test_damaged_weights_are_refused_when_they_are_needed(tiny_bundle, tmp_path, labels):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for file in tiny_bundle.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "refine.safetensors").write_bytes(b"")
+    pipeline = Pipeline(open_bundle(str(folder)), resolve_compute("cpu"))
+    with pytest.raises(WeightsError, match=r"refine\.safetensors"):
+        list(pipeline.generate(labels, frames=2))
+    assert len(list(pipeline.generate(labels, frames=1))) == 1

@@ -1,0 +1,203 @@
+"""How a clip was made: into the file, out of it, and what cannot be used."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import seg2vid_cli
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.labels import labels_from_array, resize_labels
+from seg2vid_cli.outputs import Outputs, write_clip
+from seg2vid_cli.recipe import Recipe, encode_labels, read_recipe
+from seg2vid_cli.video import open_video
+
+FRAME = np.full((32, 64, 3), 128, np.uint8)
+
+
+@pytest.fixture
+def recipe(pipeline, labels):
+    return pipeline.generate(labels, seed=5, variant=2, frames=2, quality=3).recipe
+
+
+def write(path, metadata):
+    with open_video(path, size_hw=(32, 64), fps=10, metadata=metadata) as video:
+        video.write(FRAME)
+    return path
+
+
+def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tiny_bundle):
+    recipe = pipeline.generate(labels, seed=5, variant=2, frames=3, quality=3).recipe
+    small = resize_labels(labels, (32, 64))
+    assert recipe.to_dict() == {
+        "tool": "seg2vid",
+        "version": seg2vid_cli.__version__,
+        "torch": torch.__version__,
+        "weights": "tiny",
+        "weights_sha256": {
+            stage: hashlib.sha256((tiny_bundle / f"{stage}.safetensors").read_bytes()).hexdigest()
+            for stage in ("first_frame", "motion", "refine")
+        },
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": 5,
+        "variant": 2,
+        "frames": 3,
+        "fps": 10.0,  # of the bundle
+        "quality": 3,
+        "size": (64, 32),
+        "fit": "keep",
+        "labels_sha256": small.sha256,
+        "labels_png": encode_labels(small.train_ids),
+        "first_frame_sha256": None,
+    }
+
+
+@pytest.mark.parametrize("extension", ["mp4", "gif", "webp"])
+def test_a_recipe_comes_back_from_the_file(tmp_path, recipe, extension):
+    path = write(tmp_path / f"clip.{extension}", recipe.to_dict())
+    assert read_recipe(path) == recipe
+
+
+def test_a_recipe_comes_back_from_a_folder_of_frames(tmp_path, pipeline, labels):
+    clip = pipeline.generate(labels, frames=1)
+    write_clip(clip, Outputs(video=tmp_path / "clip.mp4", frames=tmp_path / "frames"))
+    assert read_recipe(tmp_path / "frames") == read_recipe(tmp_path / "clip.mp4") == clip.recipe
+
+
+def test_a_clip_can_be_made_again_from_its_recipe_alone(tmp_path, pipeline, labels):
+    clip = pipeline.generate(labels, seed=5, variant=2, frames=4)
+    read = read_recipe(write(tmp_path / "clip.mp4", clip.recipe.to_dict()))
+    again = pipeline.generate(
+        read.labels(),
+        seed=read.seed,
+        variant=read.variant,
+        frames=read.frames,
+        fps=read.fps,
+        quality=read.quality,
+        size_hw=read.size[::-1],
+        fit=read.fit,
+    )
+    assert again.recipe == clip.recipe
+    for one, other in zip(clip, again, strict=True):
+        np.testing.assert_array_equal(one.frame, other.frame)
+
+
+def test_the_label_map_comes_back_at_the_clips_size(recipe, labels):
+    stored, small = recipe.labels(), resize_labels(labels, (32, 64))
+    np.testing.assert_array_equal(stored.train_ids, small.train_ids)
+    assert stored.sha256 == small.sha256 == recipe.labels_sha256
+
+
+def test_every_class_survives_being_stored():
+    ids = np.repeat(np.arange(20, dtype=np.uint8), 16).reshape(16, 20)
+    recipe = Recipe(**{**dict.fromkeys(f.name for f in fields(Recipe)), "labels_png": None})
+    stored = replace(recipe, labels_png=encode_labels(ids)).labels()
+    np.testing.assert_array_equal(stored.train_ids, ids)
+
+
+def test_the_encoding_is_not_in_the_recipe(pipeline, labels):
+    label_ids = labels_from_array(labels.label_ids, encoding="label-ids")
+    assert pipeline.generate(label_ids).recipe == pipeline.generate(labels).recipe
+
+
+# ---- what cannot be used -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {}, {"tool": "handbrake"}, {"title": "holiday"}], ids=str
+)
+def test_a_foreign_clip_has_no_recipe(tmp_path, metadata):
+    assert read_recipe(write(tmp_path / "clip.mp4", metadata)) is None
+
+
+@pytest.mark.parametrize("change", ["more", "less"])
+def test_the_recipe_of_another_version_is_refused(tmp_path, recipe, change):
+    data = {**recipe.to_dict(), "version": "9.1"}
+    if change == "more":
+        data["saliency"] = True
+    else:
+        del data["variant"]
+    path = write(tmp_path / "clip.mp4", data)
+    with pytest.raises(InputError, match=r"made by seg2vid 9\.1, of no use to this") as caught:
+        read_recipe(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "give label map and options again"
+
+
+def test_a_recipe_without_even_a_version_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"made by seg2vid \?, of no use"):
+        read_recipe(write(tmp_path / "clip.mp4", {"tool": "seg2vid"}))
+
+
+def test_a_missing_clip_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"none\.mp4 is not a file"):
+        read_recipe(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "clip.png", "clip.mp4"])
+def test_a_file_that_is_no_clip_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x00\x00\x00\x01not a clip at all")
+    with pytest.raises(InputError) as caught:
+        read_recipe(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_clip_cut_short_is_refused(tmp_path, recipe):
+    path = write(tmp_path / "clip.mp4", recipe.to_dict())
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"clip\.mp4: damaged at byte"):
+        read_recipe(path)
+
+
+def truncated(text):
+    return base64.b64encode(base64.b64decode(text)[:-30]).decode()
+
+
+def photo(_):
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32), (200, 100, 50)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:-1],
+        lambda text: "*" + text[1:],
+        lambda text: "é" + text[1:],
+        truncated,
+        photo,
+    ],
+    ids=["empty", "length", "alphabet", "unicode", "truncated", "other picture"],
+)
+def test_a_damaged_label_map_is_refused(recipe, damage):
+    with pytest.raises(InputError):
+        replace(recipe, labels_png=damage(recipe.labels_png)).labels()
+
+
+def test_one_byte_more_or_less_is_never_more_than_an_input_error(recipe):
+    data, damaged = base64.b64decode(recipe.labels_png), 0
+    for place in range(len(data)):
+        for end in (place, place + 1):  # one byte put in, one taken out
+            text = base64.b64encode(data[:place] + b"\0" * (place + 1 - end) + data[end:])
+            try:
+                replace(recipe, labels_png=text.decode()).labels()
+            except InputError:
+                damaged += 1
+    assert damaged > len(data)
+
+
+def test_metadata_is_plain_json(recipe):
+    assert json.loads(json.dumps(recipe.to_dict()))["labels_png"].isascii()

@@ -1,0 +1,87 @@
+"""Refinement: what the network is shown, and which pixels are its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import REFINE, lively
+
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.refine import refine_frames
+
+CPU = resolve_compute("cpu", "fp32")
+SIZE = (6, 10)
+
+
+class Painter:
+    """Paints everything in one grey, and remembers what it was shown."""
+
+    def __call__(self, damaged):
+        self.shown = damaged
+        return torch.full_like(damaged, 0.375)
+
+
+def refine(warped, visibility, noise, *, keep_visible, compute=CPU, network=None):
+    network = network or Painter()
+    refined = refine_frames(
+        network, warped, visibility, noise, keep_visible=keep_visible, compute=compute
+    )
+    return refined, network
+
+
+def some_frames(size_hw=SIZE):
+    """Two warped frames; in the first the left half is hidden, in the second the top."""
+    height, width = size_hw
+    visibility = torch.ones(2, height, width)
+    visibility[0, :, : width // 2] = 0
+    visibility[1, : height // 2] = 0
+    return torch.rand(2, 3, *size_hw), visibility, torch.randn(1, 3, *size_hw)
+
+
+def test_keep_visible_keeps_visible_pixels_bit_for_bit():
+    warped, visibility, noise = some_frames()
+    refined, _ = refine(warped, visibility, noise, keep_visible=True)
+    seen = (visibility == 1)[:, None].expand_as(warped)
+    assert torch.equal(refined[seen], warped[seen])
+    assert (refined[~seen] == 0.375).all()
+
+
+def test_otherwise_every_pixel_is_the_networks():
+    refined, _ = refine(*some_frames(), keep_visible=False)
+    assert (refined == 0.375).all()
+
+
+def test_half_visible_pixels_are_half_of_each():
+    warped = torch.full((1, 3, *SIZE), 0.875)
+    refined, network = refine(
+        warped, torch.full((1, *SIZE), 0.5), torch.full((1, 3, *SIZE), 0.25), keep_visible=True
+    )
+    assert torch.equal(network.shown, torch.full((1, 3, *SIZE), 0.5625))  # (0.875 + 0.25) / 2
+    assert torch.equal(refined, torch.full((1, 3, *SIZE), 0.625))  # (0.875 + 0.375) / 2
+
+
+@pytest.mark.parametrize("keep_visible", [True, False])
+def test_noise_is_only_where_nothing_is_visible(keep_visible):
+    warped, visibility, noise = some_frames()
+    _, network = refine(warped, visibility, noise, keep_visible=keep_visible)
+    hidden = (visibility == 0)[:, None].expand_as(warped)
+    assert torch.equal(network.shown[hidden], noise.expand_as(warped)[hidden])
+    assert torch.equal(network.shown[~hidden], warped[~hidden])
+
+
+@pytest.mark.parametrize("keep_visible", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_refined_frames_are_float32_in_every_precision(precision, keep_visible):
+    warped, visibility, noise = some_frames((128, 128))
+    network = lively(Seg2VidRefine(REFINE))
+    compute = resolve_compute("cpu", precision)
+    refined, _ = refine(
+        warped, visibility, noise, keep_visible=keep_visible, compute=compute, network=network
+    )
+    assert refined.dtype == torch.float32
+    assert refined.shape == warped.shape
+    seen = (visibility == 1)[:, None].expand_as(warped)
+    assert torch.equal(refined[seen], warped[seen]) == keep_visible
+    assert refined.min() >= 0
+    assert refined.max() <= 1
