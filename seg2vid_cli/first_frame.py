@@ -59,7 +59,12 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} is more than 64 megapixels")
-            picture = ImageOps.exif_transpose(image).convert("RGB")
+            if image.mode.startswith(("I", "F")):
+                raise InputError(
+                    f"{path}: more than 8 bits per channel", hint="save the picture with 8 bits"
+                )
+            # By way of RGBA: Pillow warns of palettes with transparency otherwise.
+            picture = ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
         raise InputError(

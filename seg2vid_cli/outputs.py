@@ -95,6 +95,12 @@ class Outputs:
                 check_output(path, extensions=(".png",))
             else:
                 check_folder(path)
+                for input_path in inputs:
+                    if input_path.resolve().parent == path.resolve():
+                        raise InputError(
+                            f"{input_path}: lies in {path}, where files are replaced",
+                            hint="name another folder to write into",
+                        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +162,7 @@ def generate_file(
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
-        VideoError: A file could not be written; older files are as they were.
+        VideoError: A file could not be written; see `write_clip`.
     """
     start = time.monotonic()
     wanted = replace(outputs or Outputs(video=Path(video)), video=Path(video))
@@ -185,7 +191,8 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
     """Make a clip and write every wanted file; memory does not grow with the number of frames.
 
     Raises:
-        VideoError: A file could not be written; older files are as they were.
+        VideoError: A file could not be written. Every file is complete or as it was before; the
+            video is finished last.
     """
     recipe = clip.recipe
     metadata = recipe.to_dict()

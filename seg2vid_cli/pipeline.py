@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, cast
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from seg2vid_cli import __version__
 from seg2vid_cli.device import Compute, Precision, draw_normal, resolve_compute
-from seg2vid_cli.errors import InputError
+from seg2vid_cli.errors import InputError, ShapeError
 from seg2vid_cli.first_frame import paint_first_frame, picture_to_tensor
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
@@ -165,17 +166,31 @@ class Pipeline:
             size_hw: Room for the frames; the area of the weights' own size if not given.
             fit: `keep` the label map's aspect ratio inside that room, or `stretch` to fill it.
             picture: uint8 `(H, W, 3)` at the clip's size, to start from instead of painting.
-            picture_sha256: Hash of the picture's file, for the recipe.
+            picture_sha256: Hash of the picture's file, for the recipe; else of its pixels.
             progress: Called with stage, steps done and steps in all.
 
         Raises:
             InputError: A number out of range.
+            ShapeError: The picture is not uint8 of the clip's size.
         """
-        check_range("frames", frames, 1, MAX_FRAMES)
-        check_range("seed", seed, 0, 2**63 - 1)
-        check_range("variant", variant, 0, 2**31 - 1)
+        for name, value, low, high in (
+            ("frames", frames, 1, MAX_FRAMES),
+            ("seed", seed, 0, 2**63 - 1),
+            ("variant", variant, 0, 2**31 - 1),
+        ):
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InputError(
+                    f"{name} {value} is out of range", hint=f"a whole number from {low} to {high}"
+                )
         size = plan_size(labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit=fit)
-        small = resize_labels(labels, size)
+        # Instances do not change a pixel, so they are no part of how a clip was made.
+        small = replace(resize_labels(labels, size), instances=None, instances_given=False)
+        if picture is not None:
+            if picture.shape != (*size, 3) or picture.dtype != np.uint8:
+                raise ShapeError(
+                    f"the picture is {picture.dtype} {picture.shape}, not uint8 {(*size, 3)}"
+                )
+            picture_sha256 = picture_sha256 or hashlib.sha256(picture.tobytes()).hexdigest()
         recipe = Recipe(
             tool=TOOL,
             version=__version__,
@@ -247,6 +262,9 @@ class Pipeline:
             count = min(self.motion.config.num_frames, recipe.frames - made)
             flow, visible = motion.flow_px[:count], motion.visibility[:count]
             warped = backward_warp(source.expand(count, -1, -1, -1), flow)
+            if keep_visible:  # what lies outside the source frame must not stay black
+                inside = torch.ones_like(visible)[:, None]
+                visible = visible * backward_warp(inside, flow)[:, 0]
             noise = draw_normal(tuple(source.shape), purpose=f"refine/{made}", **seeds)
             refined = refine_frames(
                 self.refiner,
@@ -315,13 +333,13 @@ def plan_size(
         return height, width
     scale = min(width / labels_hw[1], height / labels_hw[0])
     fitted = _even(labels_hw[0] * scale), _even(labels_hw[1] * scale)
+    if min(fitted) < low:
+        raise InputError(
+            f"a label map of {labels_hw[1]}x{labels_hw[0]} fits into {width}x{height} only at "
+            f"{fitted[1]}x{fitted[0]}",
+            hint=f"both sides must be at least {low} pixels: give more room, or --fit stretch",
+        )
     return min(fitted[0], height), min(fitted[1], width)
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise `InputError` unless `low <= value <= high`."""
-    if not low <= value <= high:
-        raise InputError(f"{name} {value} is out of range", hint=f"use {low} to {high}")
 
 
 def to_uint8(frame: Tensor) -> NDArray[np.uint8]:

@@ -109,4 +109,22 @@ def read_recipe(path: Path) -> Recipe | None:
             f"{path}: made by seg2vid {data.get('version', '?')}, of no use to this version",
             hint="give label map and options again",
         )
-    return Recipe(**{**data, "size": tuple(data["size"])})
+    recipe = Recipe(**{**data, "size": tuple(data["size"])}) if _has_types(data) else None
+    if recipe is None:
+        raise InputError(f"{path}: the note on how it was made is damaged")
+    return recipe
+
+
+def _has_types(data: Mapping[str, Any]) -> bool:
+    size, hashes = data["size"], data["weights_sha256"]
+    texts = ("version", "torch", "weights", "device", "precision", "fit", "labels_sha256")
+    return (
+        all(isinstance(data[name], str) for name in (*texts, "labels_png"))
+        and all(type(data[name]) is int for name in ("seed", "variant", "frames"))
+        and all(type(data[name]) in (int, float) for name in ("fps", "quality"))
+        and isinstance(size, list)
+        and [type(side) for side in size] == [int, int]
+        and isinstance(hashes, dict)
+        and all(isinstance(value, str) for value in hashes.values())
+        and isinstance(data["first_frame_sha256"], (str, type(None)))
+    )

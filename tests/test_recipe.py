@@ -43,8 +43,13 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "torch": torch.__version__,
         "weights": "tiny",
         "weights_sha256": {
-            stage: hashlib.sha256((tiny_bundle / f"{stage}.safetensors").read_bytes()).hexdigest()
-            for stage in ("first_frame", "motion", "refine")
+            name: hashlib.sha256((tiny_bundle / file).read_bytes()).hexdigest()
+            for name, file in (
+                ("first_frame", "first_frame.safetensors"),
+                ("motion", "motion.safetensors"),
+                ("refine", "refine.safetensors"),
+                ("bundle", "bundle.json"),
+            )
         },
         "device": "cpu",
         "precision": "fp32",

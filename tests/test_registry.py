@@ -82,11 +82,10 @@ def test_registry_and_bundle_say_the_same():
         height, width = bundle.size_hw
         assert (bundle.name, bundle.labels, bundle.fps) == (name, spec.labels, spec.fps)
         assert f"{width}x{height}" == spec.native_size
-        assert {stage.file for stage in bundle.stages.values()} == {f.name for f in spec.files}
-        assert bundle.sha256() == {
-            stage: next(f.sha256 for f in spec.files if f.name == s.file)
-            for stage, s in bundle.stages.items()
-        }
+        files = {stage: s.file for stage, s in bundle.stages.items()} | {"bundle": BUNDLE_FILE}
+        assert set(files.values()) == {f.name for f in spec.files}
+        hashes = {f.name: f.sha256 for f in spec.files}
+        assert bundle.sha256() == {stage: hashes[file] for stage, file in files.items()}
         assert bundle.stages["motion"].config.label_planes == NUM_CLASSES
         assert bundle.stages["first_frame"].config.label_planes == NUM_CLASSES
 
@@ -94,7 +93,7 @@ def test_registry_and_bundle_say_the_same():
 def test_the_package_holds_no_weights_that_the_registry_does_not_know():
     known = {spec.path / file.name for spec in read_registry().values() for file in spec.files}
     folder = Path(registry.__file__).parent
-    assert set(folder.rglob("*.safetensors")) == known
+    assert {*folder.rglob("*.safetensors"), *folder.rglob(BUNDLE_FILE)} == known
     assert {path.parent for path in folder.rglob(BUNDLE_FILE)} == {path.parent for path in known}
 
 

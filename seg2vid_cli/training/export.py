@@ -80,7 +80,7 @@ def export_bundle(
         The `files` entry for `weights.toml`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stages, entries = {}, []
+    stages, paths = {}, [folder / BUNDLE_FILE]
     for stage, network in networks.items():
         path = folder / f"{stage}.safetensors"
         tensors = {
@@ -90,7 +90,7 @@ def export_bundle(
         bad = [key for key, t in tensors.items() if not torch.isfinite(t).all()]
         if bad:
             raise ValueError(f"{stage}: {bad[0]} does not fit into fp16")
-        save_file(tensors, path, metadata={"bundle": name, "stage": stage})
+        save_file(tensors, path, metadata={"stage": stage})
         path.chmod(0o644)  # safetensors makes files that only their owner can read
         stages[stage] = {
             "family": FAMILY_OF[type(network)],
@@ -98,10 +98,7 @@ def export_bundle(
             "config": asdict(network.config),  # type: ignore[call-overload]
             "options": options.get(stage, {}),
         }
-        entries.append(
-            f'  {{ name = "{path.name}", size_bytes = {path.stat().st_size}, '
-            f'sha256 = "{file_sha256(path)}" }},'
-        )
+        paths.append(path)
     description = {
         "name": name,
         "labels": "cityscapes-20",
@@ -110,4 +107,9 @@ def export_bundle(
         "stages": stages,
     }
     (folder / BUNDLE_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    entries = [
+        f'  {{ name = "{path.name}", size_bytes = {path.stat().st_size}, '
+        f'sha256 = "{file_sha256(path)}" }},'
+        for path in paths
+    ]
     return "files = [\n" + "\n".join(entries) + "\n]"

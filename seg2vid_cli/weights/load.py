@@ -19,13 +19,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
+from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
 from seg2vid_cli.weights.registry import file_sha256, find_weights, read_registry, verify_files
 
 BUNDLE_FILE = "bundle.json"
-STAGES = ("first_frame", "motion", "refine")
+LABEL_SET = "cityscapes-20"
+# The families that fit a stage, and which options it takes.
+STAGES: Mapping[str, tuple[str, Mapping[str, type[int]]]] = {
+    "first_frame": ("label-unet", {}),
+    "motion": ("seg2vid-flow", {"downscale": int}),
+    "refine": ("seg2vid-refine", {"keep_visible": bool}),
+}
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "label-unet": (LabelUNetConfig, LabelUNet),
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
@@ -71,17 +78,24 @@ class Bundle:
     stages: Mapping[str, StageSpec]
 
     def sha256(self) -> dict[str, str]:
-        """Hash of every stage's file, by stage."""
-        return {name: file_sha256(self.path / stage.file) for name, stage in self.stages.items()}
+        """Hash of every stage's file, by stage, and of the description."""
+        files = {name: stage.file for name, stage in self.stages.items()}
+        files["bundle"] = BUNDLE_FILE
+        return {name: file_sha256(self.path / file) for name, file in files.items()}
 
     def network(self, stage: str) -> nn.Module:
         """Build and load one stage's network, float32 on the CPU, ready to run.
 
         Raises:
             CheckpointError: The file is damaged or is not what the configuration needs.
+            WeightsError: No network can be built from the configuration.
         """
         spec = self.stages[stage]
-        network = FAMILIES[spec.family][1](spec.config)
+        try:
+            with torch.random.fork_rng(devices=[]):  # building draws numbers that loading discards
+                network = FAMILIES[spec.family][1](spec.config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{self.path / BUNDLE_FILE}: {stage}: {error}") from error
         load_strictly(network, self.path / spec.file)
         return network.eval().requires_grad_(False)
 
@@ -121,8 +135,16 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
     try:
         data = json.loads(text)
-        stages = {name: _stage(folder, stage) for name, stage in data["stages"].items()}
+        if set(data["stages"]) != set(STAGES):
+            raise ValueError(f"stages must be {', '.join(STAGES)}, not {', '.join(data['stages'])}")
+        stages = {name: _stage(folder, name, stage) for name, stage in data["stages"].items()}
         height, width = data["size_hw"]
+        if data["labels"] != LABEL_SET:
+            raise ValueError(f"label set '{data['labels']}', not '{LABEL_SET}'")
+        if min(height, width) < 32:
+            raise ValueError(f"size_hw {height}, {width}")
+        if not 0 < float(data["fps"]) < 1000:
+            raise ValueError(f"fps {data['fps']}")
         bundle = Bundle(
             name=data["name"],
             path=folder,
@@ -134,34 +156,41 @@ def read_bundle(folder: Path) -> Bundle:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{path}: malformed: {what}") from error
-    if set(bundle.stages) != set(STAGES):
-        raise WeightsError(
-            f"{path}: stages must be {', '.join(STAGES)}, not {', '.join(bundle.stages)}"
-        )
     return bundle
 
 
-def _stage(folder: Path, data: Mapping[str, Any]) -> StageSpec:
-    family = data["family"]
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family '{family}', known: {', '.join(FAMILIES)}")
+def _stage(folder: Path, name: str, data: Mapping[str, Any]) -> StageSpec:
+    family, (wanted, known_options) = data["family"], STAGES[name]
+    if family != wanted:
+        raise ValueError(f"{name}: unknown family '{family}', known: {wanted}")
     file = data["file"]
     if Path(file).name != file or not (folder / file).is_file():
         raise ValueError(f"file '{file}' is not in the folder")
     config = config_from_dict(FAMILIES[family][0], data["config"])
-    return StageSpec(family=family, file=file, config=config, options=data.get("options", {}))
+    if getattr(config, "label_planes", NUM_CLASSES) != NUM_CLASSES:
+        raise ValueError(f"{name}: {config.label_planes} label planes, not {NUM_CLASSES}")
+    options = data.get("options", {})
+    if not isinstance(options, dict):
+        raise ValueError(f"{name}: options must be a table")
+    for option, value in options.items():
+        if type(value) is not known_options.get(option) or (option == "downscale" and value < 1):
+            raise ValueError(f"{name}: option {option} = {value!r} is not understood")
+    return StageSpec(family=family, file=file, config=config, options=options)
 
 
 def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """Build a network configuration; lists become tuples, every field must be given, none more.
 
     Raises:
-        ValueError: A field is missing or unknown.
+        ValueError: A field is missing or unknown, or a number where a list should be.
     """
     known = {field.name for field in fields(kind)}
     if known != set(values):
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         raise ValueError(f"{kind.__name__}: missing {missing}, unknown {unknown}")
+    for field in fields(kind):
+        if str(field.type).startswith("tuple") != isinstance(values[field.name], (list, tuple)):
+            raise ValueError(f"{kind.__name__}: {field.name} = {values[field.name]!r}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -151,6 +151,8 @@ def _parse_spec(key: str, table: Any, name: str) -> WeightSpec:
         raise WeightsError(f"{where}: must be a table")
     _check_keys(table, {f.name for f in fields(WeightSpec)} - {"name"}, where)
     files = []
+    if not isinstance(table["files"], list) or Path(table["folder"]).name != table["folder"]:
+        raise WeightsError(f"{where}: files must be a list, folder a plain name")
     for entry in table["files"]:
         _check_keys(entry, {f.name for f in fields(FileSpec)}, f"{where} files")
         file = FileSpec(**entry)
