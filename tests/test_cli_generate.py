@@ -415,7 +415,10 @@ def test_json_is_all_there_is_on_stdout():
     assert result["labels"]["reason"]
     recipe = result["recipe"]
     assert (recipe["weights"], recipe["seed"], recipe["size"]) == ("street", 5, [64, 32])
-    assert recipe["weights_sha256"] == {f.name.split(".")[0]: f.sha256 for f in STREET.files}
+    hashes = {file.name: file.sha256 for file in STREET.files}
+    for stage, hashed in recipe["weights_sha256"].items():
+        assert hashes[f"{stage}.safetensors"] == hashed
+    assert set(recipe["weights_sha256"]) == set(BUNDLE["stages"])
 
 
 def test_quiet_prints_nothing(capfd):
