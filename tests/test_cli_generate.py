@@ -415,10 +415,7 @@ def test_json_is_all_there_is_on_stdout():
     assert result["labels"]["reason"]
     recipe = result["recipe"]
     assert (recipe["weights"], recipe["seed"], recipe["size"]) == ("street", 5, [64, 32])
-    hashes = {file.name: file.sha256 for file in STREET.files}
-    for stage, hashed in recipe["weights_sha256"].items():
-        assert hashes[f"{stage}.safetensors"] == hashed
-    assert set(recipe["weights_sha256"]) == set(BUNDLE["stages"])
+    assert recipe["weights_sha256"] == {Path(f.name).stem: f.sha256 for f in STREET.files}
 
 
 def test_quiet_prints_nothing(capfd):
@@ -563,7 +560,7 @@ def test_the_rate_is_the_one_asked_for(fps):
         ((31, 47), "--size 64x64", (64, 42)),
         ((47, 31), "--size 64x64", (42, 64)),
         ((47, 31), "--size 98x34 --fit stretch", (98, 34)),
-        ((500, 20), "--size 64x64", (2, 64)),
+        ((500, 20), "--size 64x800", (32, 800)),
     ],
 )
 def test_the_size_is_room_to_keep_inside_or_to_fill(shape, options, size):
@@ -621,16 +618,17 @@ def test_like_with_the_same_label_map_gives_the_same_bytes(made):
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp"])
 def test_like_works_with_animations(name):
-    assert seg2vid("generate", "street.png", *SMALL, "-o", name, "--variant", 3).code == 0
+    options = "--variant 3 --fps 10 --quality 5 --size 64x48 --fit stretch --precision fp32"
+    assert seg2vid("generate", "street.png", *SMALL, "-o", name, *options.split()).code == 0
     assert seg2vid("generate", "--like", name, "-o", f"again-{name}").code == 0
     assert Path(f"again-{name}").read_bytes() == Path(name).read_bytes()
 
 
 def test_an_option_beats_like(made):
-    done = seg2vid("generate", "--like", made / "clip.mp4", "-o", "other.mp4", "--seed", 6)
+    done = seg2vid("generate", "--like", made / "clip.mp4", "-o", "other.mp4", "--seed", 0)
     assert done.code == 0
     report = facts(done.out)
-    assert report["seed"] == "6 (option)"
+    assert report["seed"] == "0 (option)"
     assert report["length"].startswith("3 frames (--like)")
     old, new = read_recipe(made / "clip.mp4"), read_recipe(Path("other.mp4"))
     changed = {name for name in vars(old) if getattr(old, name) != getattr(new, name)}
@@ -693,7 +691,7 @@ def test_the_library_gives_the_same_bytes(made):
 @pytest.mark.parametrize("stem", [name for name in LITERAL_NAMES if "/" not in name])
 def test_file_names_are_shown_literally(stem):
     save(f"{stem}.png", scene())
-    small = ("generate", "--size", "32x32", "--frames", 1)
+    small = ("generate", "--size", "64x32", "--frames", 1)
     report = facts(seg2vid(*small, "-o", f"{stem}.gif", "--", f"{stem}.png").out)
     assert (report["label map"], report["wrote"]) == (f"{stem}.png", f"{stem}.gif")
     result = json.loads(seg2vid(*small, "--json", "--", f"{stem}.png").out)
@@ -720,7 +718,7 @@ def test_four_times_the_frames_take_the_same_memory():
     steady = {f"MALLOC_{name}_THRESHOLD_": "131072" for name in ("MMAP", "TRIM")}
     steady["MALLOC_ARENA_MAX"] = "1"
     peak_kib = {}
-    for frames in (12, 48):
+    for frames in (12, 24, 48):
         command = ["generate", "street.png", "-o", "a.mp4", "--quiet", "--device", "cpu"]
         done = subprocess.run(
             [sys.executable, "-c", program, *command, "--frames", str(frames)],
@@ -731,3 +729,4 @@ def test_four_times_the_frames_take_the_same_memory():
         )
         peak_kib[frames] = int(done.stdout)
     assert peak_kib[48] <= 1.1 * peak_kib[12]
+    assert peak_kib[48] <= 1.03 * peak_kib[24]  # from three full passes on, nothing grows

@@ -82,6 +82,10 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(installed)
     assert modules - set(sizes) == set()
 
 
+def test_the_wheel_stays_small(installed):
+    assert installed.wheel.stat().st_size < 40 * 2**20
+
+
 def test_the_wheel_s_metadata_are_those_of_the_project(installed):
     (info,) = installed.target.glob("*.dist-info")
     about = Parser().parsestr((info / "METADATA").read_text(encoding="utf-8"))

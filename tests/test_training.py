@@ -269,7 +269,7 @@ class TestTasks:
             loop.save_checkpoint(tmp_path / task.name, state)
 
         entry = export_runs(tmp_path, tmp_path / "bundle", name="tiny")
-        assert entry.count("sha256") == 3
+        assert entry.count("sha256") == 4  # three stages and the description
         pipeline = Pipeline.open(str(tmp_path / "bundle"))
         assert pipeline.motion.config.num_frames == 8
         stored = pipeline.generator.state_dict()
