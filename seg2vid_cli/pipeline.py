@@ -331,6 +331,8 @@ def plan_size(
         raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
     if fit == "stretch":
         return height, width
+    if _even(height * aspect) == width or _even(width / aspect) == height:
+        return height, width  # the same aspect ratio, but for the rounding to even sides
     scale = min(width / labels_hw[1], height / labels_hw[0])
     fitted = _even(labels_hw[0] * scale), _even(labels_hw[1] * scale)
     if min(fitted) < low:

@@ -77,7 +77,7 @@ class Recipe:
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.labels_png, validate=True))) as image:
                 ids = np.asarray(image.convert("L"))
-        except (OSError, ValueError, SyntaxError) as error:  # of base64 and of Pillow
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError("the label map stored in the clip is damaged") from error
         return labels_from_array(ids, encoding="train-ids")
 

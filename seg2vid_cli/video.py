@@ -277,7 +277,7 @@ class VideoWriter:
             self._encoder.close()
         try:
             info = probe_video(self._target)
-        except VideoError as error:
+        except (InputError, VideoError) as error:
             raise VideoError(
                 f"{self.path} could not be read back: {error.message}",
                 hint="check the free disk space and try again",

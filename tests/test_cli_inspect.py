@@ -125,7 +125,6 @@ def test_a_view_that_cannot_be_written(name):
     refused("inspect", "street.png", "-o", name, says=(name, "hint: "))
 
 
-@pytest.mark.xfail(strict=True, reason="nothing keeps the view from replacing what it shows")
 def test_the_view_does_not_replace_the_label_map():
     refused("inspect", "street.png", "-o", "street.png", says=("street.png",))
 
@@ -215,7 +214,6 @@ def test_the_doctor_names_versions_devices_encoder_and_weights():
         assert "hashes match" in report[f"weights {name}"]
 
 
-@pytest.mark.xfail(strict=True, reason="the version is asked for before anything else")
 @pytest.mark.parametrize("program", ["none", "street.png"])
 def test_the_doctor_sees_a_useless_encoder(program, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(Path(program).resolve()))

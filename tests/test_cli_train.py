@@ -78,7 +78,6 @@ def test_wrong_usage_is_2(arguments):
     assert listing() == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the tasks are imported before OpenCV is looked for")
 @pytest.mark.parametrize("command", ["segmenter", "first-frame", "evaluate --clip drive.mp4"])
 def test_without_opencv_a_hint_says_what_to_install(command, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("seg2vid_cli.training")]:
@@ -132,7 +131,6 @@ def test_a_label_map_of_another_size_is_named():
         "--pictures pictures --labels labels --batch 0",
     ],
 )
-@pytest.mark.xfail(strict=True, reason="ends in a traceback")
 def test_what_cannot_be_trained_on_is_named(inputs):
     pictures_and_labels()
     Path("empty").mkdir()
@@ -169,7 +167,6 @@ def test_from_pictures_and_a_drive_to_a_clip():
 
 
 @pytest.mark.usefixtures("opencv")
-@pytest.mark.xfail(strict=True, reason="a sheet is drawn of a step that was never made")
 def test_training_that_has_had_its_time_ends_well():
     pairs = pictures_and_labels()
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0

@@ -82,6 +82,7 @@ class TestData:
 
     def test_a_picture_without_label_map_is_named(self, tmp_path):
         Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+        (tmp_path / "labels").mkdir()
         with pytest.raises(InputError, match="a: needs a picture"):
             data.read_pairs(tmp_path, tmp_path / "labels")
 

@@ -10,7 +10,6 @@ from seg2vid_cli.cli import console
 
 def doctor() -> None:
     """Check versions, devices, the video encoder and the weights."""
-    import imageio_ffmpeg
     import torch
 
     from seg2vid_cli.device import resolve_compute
@@ -23,7 +22,7 @@ def doctor() -> None:
         ("python", platform.python_version()),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         ("would run on", f"{compute.device}, {compute.precision}"),
-        ("ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"),
+        ("ffmpeg", _ffmpeg()),
     ]
     for name, spec in read_registry().items():
         bundle = open_bundle(name)
@@ -32,3 +31,17 @@ def doctor() -> None:
             bundle.network(stage)
         rows.append((f"weights {name}", f"{size:.1f} MiB, hashes match, all stages load"))
     console.show_facts(rows)
+
+
+def _ffmpeg() -> str:
+    import imageio_ffmpeg
+
+    from seg2vid_cli.errors import VideoError
+
+    try:
+        return f"{imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}"
+    except Exception as error:  # whatever a program that is no ffmpeg makes of `-version`
+        raise VideoError(
+            f"ffmpeg does not run: {error}",
+            hint="reinstall imageio-ffmpeg, or point IMAGEIO_FFMPEG_EXE at an ffmpeg",
+        ) from error

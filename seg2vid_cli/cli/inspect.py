@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seg2vid_cli.cli import console, options
+from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
     from seg2vid_cli.labels import LabelMap
@@ -37,6 +38,8 @@ def inspect(
 
     if output is not None:
         check_output(output, extensions=(".png",))
+        if output.resolve() == file.resolve():
+            raise InputError(f"{output}: is the file to inspect", hint="name another file")
     recipe = None
     if file.suffix.lower() in VIDEO_EXTENSIONS:
         recipe = _recipe_of(file)
@@ -59,7 +62,6 @@ def inspect(
 
 
 def _recipe_of(file: Path) -> Recipe | None:
-    from seg2vid_cli.errors import InputError
     from seg2vid_cli.recipe import read_recipe
 
     try:
@@ -71,7 +73,7 @@ def _recipe_of(file: Path) -> Recipe | None:
 
 
 def _clip_facts(file: Path, recipe: Recipe | None) -> dict[str, Any]:
-    from seg2vid_cli.errors import InputError, VideoError
+    from seg2vid_cli.errors import VideoError
     from seg2vid_cli.video import probe_video
 
     try:

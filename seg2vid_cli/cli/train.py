@@ -58,6 +58,7 @@ def segmenter(
     batch: BatchOption = 8,
 ) -> None:
     """Picture to label map: labels the driving clips."""
+    _check(device, batch)
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.segmenter import SegmenterTask
 
@@ -78,6 +79,7 @@ def first_frame(
     batch: BatchOption = 8,
 ) -> None:
     """Label map to picture."""
+    _check(device, batch)
     from seg2vid_cli.training.first_frame import FirstFrameTask
     from seg2vid_cli.training.loop import train
 
@@ -95,6 +97,7 @@ def motion(
     batch: BatchOption = 4,
 ) -> None:
     """Picture and labels to flows; needs a trained segmenter in the same folder."""
+    _check(device, batch)
     from seg2vid_cli.training.clips import collate, open_clips
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.motion import MotionTask
@@ -114,6 +117,7 @@ def refine(
     batch: BatchOption = 4,
 ) -> None:
     """Warped frames to repaired ones; needs segmenter and motion in the same folder."""
+    _check(device, batch)
     from seg2vid_cli.training.clips import collate, open_clips
     from seg2vid_cli.training.loop import load_checkpoint, train
     from seg2vid_cli.training.motion import MotionTask
@@ -138,6 +142,7 @@ def export(
     out: OutOption = Path("runs"),
 ) -> None:
     """Write the trained networks as a bundle for `generate --weights DIR`."""
+    _check()
     from seg2vid_cli.cli import console
     from seg2vid_cli.training.export import export_runs
 
@@ -158,6 +163,7 @@ def evaluate(
     weights: Annotated[str, typer.Option(help="Weights to judge, by name or folder.")] = "street",
 ) -> None:
     """Measure weights on data that no training saw; prints JSON."""
+    _check()
     import json
 
     from seg2vid_cli.cli import console
@@ -180,3 +186,18 @@ def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> l
 
     chosen = names.read_text(encoding="utf-8").split() if names else None
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
+
+
+def _check(device: str = "cpu", batch: int = 1) -> None:
+    """Refuse what cannot work, before anything is read."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "training needs OpenCV", hint="pip install 'seg2vid-cli[train]'"
+        ) from error
+    if batch < 1:
+        raise InputError(f"batch {batch} is out of range", hint="use 1 or more")
+    from seg2vid_cli.device import resolve_compute
+
+    resolve_compute(device)

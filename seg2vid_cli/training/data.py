@@ -63,17 +63,30 @@ def read_pairs(
     Raises:
         InputError: A picture has no label map or another size.
     """
+    for folder in (pictures, labels):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder", hint="check the path")
     files = {f.stem: f for f in sorted(pictures.iterdir()) if f.suffix in {".jpg", ".png"}}
     pairs = []
     for name in names or list(files):
         label_file = labels / f"{name}.png"
         if name not in files or not label_file.exists():
-            raise InputError(f"{name}: needs a picture in {pictures} and {label_file}")
-        picture = np.asarray(Image.open(files[name]).convert("RGB"))
+            raise InputError(
+                f"{name}: needs a picture in {pictures} and {label_file}",
+                hint="every picture needs a label map of its name; --names picks some",
+            )
+        try:
+            picture = np.asarray(Image.open(files[name]).convert("RGB"))
+        except OSError as error:
+            raise InputError(
+                f"{files[name]}: not a picture that can be read", hint="remove it, or leave it out"
+            ) from error
         train_ids = read_labels(label_file, encoding=encoding).train_ids
         if picture.shape[:2] != train_ids.shape:
             raise InputError(f"{label_file}: not of the same size as its picture")
         pairs.append(Pair(name=name, picture=picture, train_ids=train_ids))
+    if not pairs:
+        raise InputError(f"{pictures}: no .jpg or .png pictures", hint="check the path")
     return pairs
 
 

@@ -132,7 +132,7 @@ def train(
     limit, start = minutes * 60, time.monotonic()
     last_sheet = last_save = last_row = start
     sums: dict[str, float] = {}
-    rows = 0
+    rows = steps_made = 0
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task(task.name, total=limit)
@@ -144,7 +144,7 @@ def train(
                     group["lr"] = task.learning_rate * factor
             for key, value in task.step().items():
                 sums[key] = sums.get(key, 0.0) + value
-            step, rows = step + 1, rows + 1
+            step, rows, steps_made = step + 1, rows + 1, steps_made + 1
             update_average(average, task.network, step)
             now = time.monotonic()
             if now - last_row > 20:
@@ -159,9 +159,10 @@ def train(
             if now - last_save > save_every_s:
                 save_checkpoint(folder, _state(task, average, step, seconds))
                 last_save = now
-    task.finish(average)
-    save_checkpoint(folder, _state(task, average, step, seconds))
-    task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
+    if steps_made:  # else an earlier run has had all the time already
+        task.finish(average)
+        save_checkpoint(folder, _state(task, average, step, seconds))
+        task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
     (folder / "done.json").write_text(json.dumps({"steps": step, "minutes": seconds / 60}))
     return average
 
