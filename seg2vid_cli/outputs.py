@@ -191,24 +191,16 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
     """Make a clip and write every wanted file; memory does not grow with the number of frames.
 
     Raises:
-        VideoError: A file could not be written. Every file is complete or as it was before; the
-            video is finished last.
+        VideoError: A file could not be written. Every file is complete or as it was before; where
+            the video fails, no other file has changed.
     """
     recipe = clip.recipe
     metadata = recipe.to_dict()
+    chosen = set(choose_frames(len(clip), PREVIEW_FRAMES)) if outputs.preview else set()
+    kept: list[ClipFrame] = []
+    sinks: list[Callable[[ClipFrame], None]] = []
+    sinks.append(lambda f: kept.append(f) if f.index in chosen else None)
     with ExitStack() as stack:
-        sinks: list[Callable[[ClipFrame], None]] = []
-        # Entered first, so finished last: where the video is, everything else is complete.
-        video = stack.enter_context(
-            open_video(
-                outputs.video,
-                size_hw=clip.size_hw,
-                fps=recipe.fps,
-                quality=recipe.quality,
-                metadata=metadata,
-            )
-        )
-        sinks.append(lambda f: video.write(f.frame))
         if outputs.frames:
             frames = stack.enter_context(open_folder(outputs.frames, metadata=metadata))
             sinks.append(lambda f: frames.write(FRAME_PATTERN % f.index, encode_png(f.frame)))
@@ -235,14 +227,23 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
                 )
             )
             sinks.append(lambda f: panel.write(compose(f)))
-        chosen = set(choose_frames(len(clip), PREVIEW_FRAMES)) if outputs.preview else set()
-        kept: list[ClipFrame] = []
-        sinks.append(lambda f: kept.append(f) if f.index in chosen else None)
+        # Entered last, so finished first: an encoder is likelier to fail than moving ready files,
+        # and then none of them appears.
+        video = stack.enter_context(
+            open_video(
+                outputs.video,
+                size_hw=clip.size_hw,
+                fps=recipe.fps,
+                quality=recipe.quality,
+                metadata=metadata,
+            )
+        )
+        sinks.append(lambda f: video.write(f.frame))
         for frame in clip:
             for sink in sinks:
                 sink(frame)
-        if outputs.preview:
-            write_png(outputs.preview, _preview(clip, kept))
+    if outputs.preview:
+        write_png(outputs.preview, _preview(clip, kept))
 
 
 def flow_colours(flow_px: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -176,15 +176,14 @@ def evaluate(
 
 
 def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> list[Pair]:
-    try:
-        import cv2  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "training needs OpenCV", hint="pip install 'seg2vid-cli[train]'"
-        ) from error
     from seg2vid_cli.training.data import read_pairs
 
-    chosen = names.read_text(encoding="utf-8").split() if names else None
+    try:
+        chosen = names.read_text(encoding="utf-8").split() if names else None
+    except OSError as error:
+        raise InputError(
+            f"{names}: {error.strerror}", hint="--names takes a text file, one picture name a line"
+        ) from error
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
 
 
