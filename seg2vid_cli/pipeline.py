@@ -183,11 +183,12 @@ class Pipeline:
                     f"{name} {value} is out of range", hint=f"a whole number from {low} to {high}"
                 )
         rate = self.bundle.fps if fps is None else fps
-        for name, number, top in (("fps", rate, 1000), ("quality", quality, 10)):
+        for what, number, top in (
+            (f"{rate:g} frames per second", rate, 1000),
+            (f"quality {quality:g}", quality, 10),
+        ):
             if not 0 <= number <= top:  # also false for NaN
-                raise InputError(
-                    f"{name} {number:g} is out of range", hint=f"a number from 0 to {top}"
-                )
+                raise InputError(f"{what} is out of range", hint=f"a number from 0 to {top}")
         size = plan_size(labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit=fit)
         # Instances do not change a pixel, so they are no part of how a clip was made.
         small = replace(resize_labels(labels, size), instances=None, instances_given=False)
