@@ -186,7 +186,7 @@ def _read_pixels(path: Path) -> _Pixels:
     name = str(path)
     try:
         if path.is_dir():
-            raise LabelMapError(f"{name}: is a folder", hint="give one file; `batch` takes folders")
+            raise LabelMapError(f"{name}: is a folder", hint="give one file")
         if path.exists() and not path.is_file():  # a pipe cannot be read twice
             raise LabelMapError(f"{name}: is not a file", hint="save the map to a file first")
         with path.open("rb") as file:

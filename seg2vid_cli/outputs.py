@@ -197,9 +197,9 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
     recipe = clip.recipe
     metadata = recipe.to_dict()
     chosen = set(choose_frames(len(clip), PREVIEW_FRAMES)) if outputs.preview else set()
-    kept: list[ClipFrame] = []
+    kept: list[tuple[int, NDArray[np.uint8]]] = []  # no ClipFrame: its views hold a whole pass
     sinks: list[Callable[[ClipFrame], None]] = []
-    sinks.append(lambda f: kept.append(f) if f.index in chosen else None)
+    sinks.append(lambda f: kept.append((f.index, f.frame)) if f.index in chosen else None)
     with ExitStack() as stack:
         if outputs.frames:
             frames = stack.enter_context(open_folder(outputs.frames, metadata=metadata))
@@ -302,9 +302,9 @@ class _Panel:
         )
 
 
-def _preview(clip: Clip, frames: list[ClipFrame]) -> Image.Image:
-    pictures = [colour_picture(clip.labels.train_ids), *(f.frame for f in frames)]
-    times = [f"frame {f.index}  {f.index / clip.recipe.fps:.2f} s" for f in frames]
+def _preview(clip: Clip, frames: list[tuple[int, NDArray[np.uint8]]]) -> Image.Image:
+    pictures = [colour_picture(clip.labels.train_ids), *(frame for _, frame in frames)]
+    times = [f"frame {index}  {index / clip.recipe.fps:.2f} s" for index, _ in frames]
     return contact_sheet(pictures, ["label map", *times], columns=PREVIEW_COLUMNS)
 
 

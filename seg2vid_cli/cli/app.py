@@ -9,7 +9,9 @@ import typer
 from seg2vid_cli import __version__
 from seg2vid_cli.cli import console, doctor, generate, inspect, train
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated."
+)
 
 app = typer.Typer(
     name="seg2vid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,9 @@ def run(app: Callable[[], Any]) -> int:
     Returns:
         0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name must never end in a traceback
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)  # so that temporary files are cleaned up
     try:
         app()

@@ -38,8 +38,8 @@ def inspect(
 
     if output is not None:
         check_output(output, extensions=(".png",))
-        if output.resolve() == file.resolve():
-            raise InputError(f"{output}: is the file to inspect", hint="name another file")
+        if output.resolve() in {path.resolve() for path in (file, instances) if path}:
+            raise InputError(f"{output}: is an input", hint="name another file")
     recipe = None
     if file.suffix.lower() in VIDEO_EXTENSIONS:
         recipe = _recipe_of(file)
