@@ -23,6 +23,7 @@ from seg2vid_cli.pipeline import Clip, ClipFrame, Pipeline, Progress, plan_size
 from seg2vid_cli.video import (
     FRAME_PATTERN,
     FolderWriter,
+    VideoWriter,
     check_folder,
     check_output,
     open_folder,
@@ -200,6 +201,12 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
     kept: list[tuple[int, NDArray[np.uint8]]] = []  # no ClipFrame: its views hold a whole pass
     sinks: list[Callable[[ClipFrame], None]] = []
     sinks.append(lambda f: kept.append((f.index, f.frame)) if f.index in chosen else None)
+
+    def film(path: Path, size_hw: tuple[int, int]) -> VideoWriter:
+        return open_video(
+            path, size_hw=size_hw, fps=recipe.fps, quality=recipe.quality, metadata=metadata
+        )
+
     with ExitStack() as stack:
         if outputs.frames:
             frames = stack.enter_context(open_folder(outputs.frames, metadata=metadata))
@@ -216,28 +223,11 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
             sinks.append(lambda f: _write_all(masks, _visibility_files(f)))
         if outputs.panel:
             compose = _Panel(colour_picture(clip.labels.train_ids))
-            size_hw = compose.size_hw
-            panel = stack.enter_context(
-                open_video(
-                    outputs.panel,
-                    size_hw=size_hw,
-                    fps=recipe.fps,
-                    quality=recipe.quality,
-                    metadata=metadata,
-                )
-            )
+            panel = stack.enter_context(film(outputs.panel, compose.size_hw))
             sinks.append(lambda f: panel.write(compose(f)))
         # Entered last, so finished first: an encoder is likelier to fail than moving ready files,
         # and then none of them appears.
-        video = stack.enter_context(
-            open_video(
-                outputs.video,
-                size_hw=clip.size_hw,
-                fps=recipe.fps,
-                quality=recipe.quality,
-                metadata=metadata,
-            )
-        )
+        video = stack.enter_context(film(outputs.video, clip.size_hw))
         sinks.append(lambda f: video.write(f.frame))
         for frame in clip:
             for sink in sinks:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import draw_normal
 from seg2vid_cli.first_frame import paint_first_frame
-from seg2vid_cli.label_sets import CLASSES, UNLABELLED
+from seg2vid_cli.label_sets import CLASSES
 from seg2vid_cli.labels import labels_from_array, one_hot, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
 from seg2vid_cli.pipeline import Pipeline
@@ -30,7 +30,7 @@ from seg2vid_cli.training.clips import (
 )
 from seg2vid_cli.training.data import Pair, to_planes, to_tensor
 from seg2vid_cli.training.losses import dissimilarity
-from seg2vid_cli.training.segmenter import label_frames
+from seg2vid_cli.training.segmenter import count_confusion, label_frames, segmentation_scores
 from seg2vid_cli.warp import backward_warp
 
 HORIZONS = (1, 2, 4, 8)
@@ -102,25 +102,13 @@ def first_frame_scores(pipeline: Pipeline, pairs: Sequence[Pair], runs: Path) ->
             large = F.interpolate(picture, scale_factor=2.0, mode="bilinear", align_corners=False)
             pixels = (large[0].permute(1, 2, 0) * 255).round().byte().numpy()
             guess = label_frames(reader, pixels[None])[0, ::2, ::2]
-            keep = pair.train_ids != UNLABELLED
-            cells = pair.train_ids[keep].astype(np.int64) * 19 + guess[keep]
-            confusion[kind] += np.bincount(cells, minlength=361).reshape(19, 19)
-    scores = {kind: _segmentation_scores(c) for kind, c in confusion.items()}
+            confusion[kind] += count_confusion(pair.train_ids, guess)
+    scores = {kind: segmentation_scores(c) for kind, c in confusion.items()}
     share = {
         key: round(scores["painted"][key] / scores["real"][key], 3)
         for key in ("pixel_accuracy", "mean_iou")
     }
     return {"pictures": len(pairs), **scores, "share_of_real": share}
-
-
-def _segmentation_scores(confusion: NDArray[np.int64]) -> dict[str, Any]:
-    hits, present = np.diag(confusion), confusion.sum(1) > 0
-    iou = hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1)
-    return {
-        "pixel_accuracy": round(float(hits.sum() / confusion.sum()), 4),
-        "mean_iou": round(float(iou[present].mean()), 4),
-        "iou": {CLASSES[i].name: round(float(iou[i]), 3) for i in np.flatnonzero(present)},
-    }
 
 
 def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,20 +112,31 @@ def label_frames(network: nn.Module, frames: np.ndarray, *, batch: int = 8) -> n
 
 
 @torch.inference_mode()
-def score(network: nn.Module, pairs: Sequence[data.Pair]) -> dict[str, float]:
+def score(network: nn.Module, pairs: Sequence[data.Pair]) -> dict[str, Any]:
     """Pixel accuracy and mean IoU over the classes that occur, at full picture size."""
     confusion = np.zeros((19, 19), dtype=np.int64)
     for pair in pairs:
         height, width = pair.train_ids.shape
         padded = np.pad(pair.picture, ((0, -height % 32), (0, -width % 32), (0, 0)), mode="edge")
         guess = label_frames(network, padded[None])[0, :height, :width]
-        keep = pair.train_ids != UNLABELLED
-        pairs_index = pair.train_ids[keep].astype(np.int64) * 19 + guess[keep]
-        confusion += np.bincount(pairs_index, minlength=361).reshape(19, 19)
+        confusion += count_confusion(pair.train_ids, guess)
+    return segmentation_scores(confusion)
+
+
+def count_confusion(train_ids: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """Pixels by true and guessed class, `(19, 19)`; unlabelled pixels are left out."""
+    keep = train_ids != UNLABELLED
+    cells = train_ids[keep].astype(np.int64) * 19 + guess[keep]
+    return np.bincount(cells, minlength=361).reshape(19, 19)
+
+
+def segmentation_scores(confusion: np.ndarray) -> dict[str, Any]:
+    """Pixel accuracy, and IoU of the classes that occur: their mean, number and each by name."""
     hits, present = np.diag(confusion), confusion.sum(1) > 0
-    union = confusion.sum(0) + confusion.sum(1) - hits
+    iou = hits / np.maximum(confusion.sum(0) + confusion.sum(1) - hits, 1)
     return {
-        "pixel_accuracy": float(hits.sum() / confusion.sum()),
-        "mean_iou": float((hits[present] / union[present]).mean()),
+        "pixel_accuracy": round(float(hits.sum() / confusion.sum()), 4),
+        "mean_iou": round(float(iou[present].mean()), 4),
         "classes": int(present.sum()),
+        "iou": {CLASSES[i].name: round(float(iou[i]), 3) for i in np.flatnonzero(present)},
     }
