@@ -1,7 +1,13 @@
-"""Label map to first frame: painted by a network, or a picture of the user's."""
+"""Label map to first frame: painted by a network, or a picture of the user's.
+
+`LabelUNet` paints at the clip's size, in a look drawn from the seed. pix2pixHD's generators paint
+Cityscapes label ids and object borders at their own, larger size, always in the same way; the
+picture is then made smaller, as the paper does.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +15,24 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute, draw_normal
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels
 from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.pix2pixhd import (
+    GlobalConfig,
+    GlobalGenerator,
+    LocalConfig,
+    LocalEnhancer,
+)
 
 MAX_PIXELS = 64 * 1024 * 1024
 ASPECT_TOLERANCE = 0.02
+AREA_TOLERANCE = 0.02
+
+FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
 
 
 def paint_first_frame(
@@ -41,6 +58,69 @@ def paint_first_frame(
     return frame
 
 
+def paint_scene(
+    network: GlobalGenerator | LocalEnhancer,
+    labels: LabelMap,
+    *,
+    size_hw: tuple[int, int],
+    compute: Compute,
+) -> Tensor:
+    """Paint label ids and object borders with pix2pixHD, then make the picture smaller.
+
+    Args:
+        network: The generator.
+        labels: The scene at `scene_size`.
+        size_hw: Size to return; bilinear without a filter, as in the paper's code.
+        compute: Where to run.
+
+    Returns:
+        `(1, 3, H, W)` float32 in [0, 1].
+    """
+    multiple, smallest = network.config.multiple, network.config.smallest
+    height, width = labels.size_hw
+    padded_hw = (_round_up(height, multiple, smallest), _round_up(width, multiple, smallest))
+    padded, (top, left) = pad_labels(labels, padded_hw)
+    ids = torch.from_numpy(padded.label_ids.astype(np.int64)).to(compute.device)
+    planes = F.one_hot(ids, network.config.label_planes).permute(2, 0, 1)[None].float()
+    edges = torch.from_numpy(instance_edges(padded)).to(planes)[None, None]
+    with compute.run():
+        picture: Tensor = network(torch.cat([planes, edges], dim=1)).float()
+    picture = (picture[..., top : top + height, left : left + width] + 1) / 2
+    return F.interpolate(picture, size=size_hw, mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+def scene_size(config: GlobalConfig | LocalConfig, labels_hw: tuple[int, int]) -> tuple[int, int]:
+    """Size at which pix2pixHD paints a label map: the area it was trained at, the map's aspect.
+
+    Args:
+        config: Of the generator.
+        labels_hw: Size of the label map; kept where its area is that of the training.
+
+    Returns:
+        Height and width.
+    """
+    height, width = labels_hw
+    area = config.size_hw[0] * config.size_hw[1]
+    if abs(height * width / area - 1) < AREA_TOLERANCE:
+        return labels_hw
+    scale = math.sqrt(area / (height * width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _round_up(side: int, multiple: int, smallest: int) -> int:
+    return max(smallest, -(-side // multiple) * multiple)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a photo, turned upright.
+
+    Raises:
+        InputError: See `read_picture`.
+    """
+    picture = _open_picture(path)
+    return picture.height, picture.width
+
+
 def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """Read a photo to start a clip from, and scale it to the working size.
 
@@ -55,6 +135,18 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
         InputError: Missing, not a picture, too large, or of another aspect ratio.
     """
     height, width = size_hw
+    picture = _open_picture(path)
+    stretch = (picture.width / picture.height) / (width / height)
+    if abs(stretch - 1) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{path}: {picture.width}x{picture.height} has another aspect ratio than the clip "
+            f"({width}x{height})",
+            hint="crop the photo so that it shows what the label map shows",
+        )
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -64,20 +156,12 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
                     f"{path}: more than 8 bits per channel", hint="save the picture with 8 bits"
                 )
             # By way of RGBA: Pillow warns of palettes with transparency otherwise.
-            picture = ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
         raise InputError(
             f"{path}: {reason}", hint="--first-frame takes a photo, PNG or JPEG"
         ) from error
-    stretch = (picture.width / picture.height) / (width / height)
-    if abs(stretch - 1) > ASPECT_TOLERANCE:
-        raise InputError(
-            f"{path}: {picture.width}x{picture.height} has another aspect ratio than the clip "
-            f"({width}x{height})",
-            hint="crop the photo so that it shows what the label map shows",
-        )
-    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def picture_to_tensor(picture: NDArray[np.uint8]) -> Tensor:

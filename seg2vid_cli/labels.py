@@ -611,6 +611,21 @@ def _label_map(
     )
 
 
+def blank_labels(size_hw: tuple[int, int]) -> LabelMap:
+    """A map without any class, for weights that read none.
+
+    Args:
+        size_hw: Height and width in pixels.
+    Returns:
+        Unlabelled everywhere.
+    """
+    return LabelMap(
+        train_ids=np.full(size_hw, UNLABELLED, np.uint8),
+        label_ids=np.zeros(size_hw, np.uint8),
+        reason="No label map: these weights read none.",
+    )
+
+
 def _explain(
     candidates: Sequence[tuple[_Reading, Encoding]], name: str, *, asked: bool = False
 ) -> LabelMapError:
@@ -826,8 +841,8 @@ def one_hot(train_ids: NDArray[np.uint8]) -> NDArray[np.float32]:
 def instance_edges(labels: LabelMap) -> NDArray[np.bool_]:
     """Mark the pixels whose object differs from that of one of their 4 neighbours.
 
-    An object is a class together with an instance number. Without instances, it is a connected
-    piece of one class, whose border is wherever the class changes. Taking the class as well keeps
+    An object is a label id together with an instance number. Without instances, it is a connected
+    piece of one label id, whose border is wherever that changes. Taking the label id as well keeps
     the borders between road and sidewalk in an instance map that numbers objects only.
 
     Returns:
@@ -835,7 +850,7 @@ def instance_edges(labels: LabelMap) -> NDArray[np.bool_]:
     Source: NVIDIA/pix2pixHD, models/pix2pixHD_model.py, `get_edges`.
     """
     edges = np.zeros(labels.size_hw, np.bool_)
-    for ids in (labels.train_ids, labels.instances):
+    for ids in (labels.label_ids, labels.instances):
         if ids is None:
             continue
         across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.first_frame import read_picture
+from seg2vid_cli.first_frame import picture_size, read_picture
 from seg2vid_cli.label_view import colour_picture
-from seg2vid_cli.labels import LabelMap, read_labels
+from seg2vid_cli.labels import LabelMap, blank_labels, read_labels
 from seg2vid_cli.pipeline import Clip, ClipFrame, Pipeline, Progress, plan_size
 from seg2vid_cli.video import (
     FRAME_PATTERN,
@@ -140,7 +140,7 @@ class Report:
 
 
 def generate_file(
-    labels: LabelMap | str | Path,
+    labels: LabelMap | str | Path | None,
     video: str | Path,
     *,
     pipeline: Pipeline | None = None,
@@ -152,7 +152,7 @@ def generate_file(
     """Make a clip from a label map and write it: what `seg2vid generate` does.
 
     Args:
-        labels: A label map or its file.
+        labels: A label map or its file; None for weights that read no labels, with `first_frame`.
         video: `.mp4`, `.gif` or `.webp`.
         pipeline: Opened weights; the embedded ones if not given.
         outputs: More files to write; its `video` is replaced by `video`.
@@ -167,14 +167,16 @@ def generate_file(
     """
     start = time.monotonic()
     wanted = replace(outputs or Outputs(video=Path(video)), video=Path(video))
-    if not isinstance(labels, LabelMap):
-        labels = read_labels(labels)
-    inputs = [labels.path] if labels.path else []
     picture_path = None if first_frame is None else Path(first_frame)
+    if labels is not None and not isinstance(labels, LabelMap):
+        labels = read_labels(labels)
+    inputs = [labels.path] if labels is not None and labels.path else []
     if picture_path:
         inputs.append(picture_path)
     wanted.check(inputs=tuple(inputs))
     pipeline = pipeline or Pipeline.open()
+    if labels is None:
+        labels = _no_labels(pipeline, picture_path)
     picture = picture_sha256 = None
     if picture_path:
         room, fit = settings.get("size_hw"), settings.get("fit", "keep")
@@ -186,6 +188,17 @@ def generate_file(
     )
     write_clip(clip, wanted)
     return Report(clip=clip, labels=labels, outputs=wanted, seconds=time.monotonic() - start)
+
+
+def _no_labels(pipeline: Pipeline, picture: Path | None) -> LabelMap:
+    """A blank map of the picture's size, where the motion reads no labels."""
+    pipeline.bundle.require("motion")
+    if picture is None or pipeline.bundle.stages["motion"].config.label_planes:
+        raise InputError(
+            "no label map given",
+            hint="only weights without labels do without, and then from a --first-frame",
+        )
+    return blank_labels(picture_size(picture))
 
 
 def write_clip(clip: Clip, outputs: Outputs) -> None:

@@ -17,22 +17,35 @@ from torch import Tensor
 from seg2vid_cli import __version__
 from seg2vid_cli.device import Compute, Precision, draw_normal, resolve_compute
 from seg2vid_cli.errors import InputError, ShapeError
-from seg2vid_cli.first_frame import paint_first_frame, picture_to_tensor
+from seg2vid_cli.first_frame import (
+    FirstFrameNetwork,
+    paint_first_frame,
+    paint_scene,
+    picture_to_tensor,
+    scene_size,
+)
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
 from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.pix2pixhd import (
+    GlobalConfig,
+    GlobalGenerator,
+    LocalConfig,
+    LocalEnhancer,
+)
 from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.recipe import TOOL, Recipe, encode_labels
+from seg2vid_cli.recipe import TOOL, Recipe, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
-from seg2vid_cli.weights.load import Bundle, open_bundle
-from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
+from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
+from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
 SIDE_RANGE_PX = (32, 4096)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
 Fit = Literal["keep", "stretch"]
 FITS: tuple[Fit, ...] = ("keep", "stretch")
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
@@ -94,32 +107,66 @@ class Pipeline:
     Args:
         bundle: Checked weights; each network is loaded when it is first needed.
         compute: Where to run.
+        first_frame_weights: Name of the bundle the first frame is from, where it is another.
+        motion_weights: Name of the bundle the motion is from, where it is another.
     """
 
-    def __init__(self, bundle: Bundle, compute: Compute) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        compute: Compute,
+        *,
+        first_frame_weights: str | None = None,
+        motion_weights: str | None = None,
+    ) -> None:
         self.bundle = bundle
         self.compute = compute
+        self.first_frame_weights = first_frame_weights
+        self.motion_weights = motion_weights
 
     @classmethod
     def open(
         cls,
         weights: str = DEFAULT_WEIGHTS,
         *,
+        first_frame_weights: str | None = None,
+        motion_weights: str | None = None,
         device: str = "auto",
         precision: Precision = "auto",
+        before_pull: Callable[[WeightSpec], None] | None = None,
     ) -> Pipeline:
-        """Open weights by name or folder.
+        """Open weights by name or folder; downloaded at first use, if they are on the Hub.
+
+        Args:
+            weights: What is not taken from the two below.
+            first_frame_weights: Take the first frame's network from these weights.
+            motion_weights: Take motion, size and frame rate from these weights, and refinement
+                where they have it.
+            device: See `resolve_compute`.
+            precision: See `resolve_compute`.
+            before_pull: Told which weights are about to be downloaded; silent without.
 
         Raises:
-            InputError: Unknown weights, device or precision.
-            WeightsError: Damaged weights.
+            InputError: Unknown weights, device or precision, or weights that do not fit together.
+            WeightsError: Damaged weights, or a download that failed.
         """
-        return cls(open_bundle(weights), resolve_compute(device, precision))
+        compute = resolve_compute(device, precision)
+        base, first_frame, motion = (
+            None if name is None else open_bundle(name, before_pull=before_pull)
+            for name in (weights, first_frame_weights, motion_weights)
+        )
+        assert base is not None
+        return cls(
+            mix_bundles(base, first_frame=first_frame, motion=motion),
+            compute,
+            first_frame_weights=first_frame.name if first_frame else None,
+            motion_weights=motion.name if motion else None,
+        )
 
     @cached_property
-    def generator(self) -> LabelUNet:
+    def generator(self) -> FirstFrameNetwork:
         """The first-frame network."""
-        return cast(LabelUNet, self._load("first_frame"))
+        return cast(FirstFrameNetwork, self._load("first_frame"))
 
     @cached_property
     def motion(self) -> Seg2VidFlow:
@@ -170,7 +217,7 @@ class Pipeline:
             progress: Called with stage, steps done and steps in all.
 
         Raises:
-            InputError: A number out of range.
+            InputError: A number out of range, or the weights lack a stage that is needed.
             ShapeError: The picture is not uint8 of the clip's size.
         """
         for name, value, low, high in (
@@ -182,7 +229,11 @@ class Pipeline:
                 raise InputError(
                     f"{name} {value} is out of range", hint=f"a whole number from {low} to {high}"
                 )
-        rate = self.bundle.fps if fps is None else fps
+        if picture is None:
+            self.bundle.require("first_frame")
+        if frames > 1:
+            self.bundle.require("motion", "refine")
+        rate = (self.bundle.fps or 1.0) if fps is None else fps  # one frame may come without a rate
         for what, number, top in (
             (f"{rate:g} frames per second", rate, 1000),
             (f"quality {quality:g}", quality, 10),
@@ -190,8 +241,11 @@ class Pipeline:
             if not 0 <= number <= top:  # also false for NaN
                 raise InputError(f"{what} is out of range", hint=f"a number from 0 to {top}")
         size = plan_size(labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit=fit)
-        # Instances do not change a pixel, so they are no part of how a clip was made.
-        small = replace(resize_labels(labels, size), instances=None, instances_given=False)
+        scene = None if picture is not None else self._scene(labels)
+        # Elsewhere instances do not change a pixel, so they are no part of how a clip was made.
+        small = resize_labels(labels if scene is None else scene, size)
+        small = replace(small, instances=None, instances_given=False)
+        labels_png = encode_labels(small.train_ids) if scene is None else encode_scene(scene)
         if picture is not None:
             if picture.shape != (*size, 3) or picture.dtype != np.uint8:
                 raise ShapeError(
@@ -203,6 +257,8 @@ class Pipeline:
             version=__version__,
             torch=torch.__version__,
             weights=self.bundle.name,
+            first_frame_weights=self.first_frame_weights,
+            motion_weights=self.motion_weights,
             weights_sha256=self.weights_sha256,
             device=self.compute.device.type,
             precision=self.compute.precision,
@@ -213,16 +269,24 @@ class Pipeline:
             quality=quality,
             size=(size[1], size[0]),
             fit=fit,
-            labels_sha256=small.sha256,
-            labels_png=encode_labels(small.train_ids),
+            labels_sha256=small.sha256 if scene is None else scene_sha256(labels_png),
+            labels_png=labels_png,
             first_frame_sha256=picture_sha256,
         )
-        return Clip(recipe, small, lambda: self._make(recipe, small, picture, progress))
+        return Clip(recipe, small, lambda: self._make(recipe, small, scene, picture, progress))
+
+    def _scene(self, labels: LabelMap) -> LabelMap | None:
+        """The map at the size of a generator that paints more of it than the clip's classes."""
+        config = self.bundle.stages["first_frame"].config
+        if not isinstance(config, (GlobalConfig, LocalConfig)):
+            return None
+        return resize_labels(labels, scene_size(config, labels.size_hw))
 
     def _make(
         self,
         recipe: Recipe,
         labels: LabelMap,
+        scene: LabelMap | None,
         picture: NDArray[np.uint8] | None,
         progress: Progress,
     ) -> Iterator[ClipFrame]:
@@ -231,12 +295,20 @@ class Pipeline:
         window = np.s_[..., top : top + height, left : left + width]
         planes = torch.from_numpy(one_hot(padded.train_ids))[None].to(self.compute.device)
         progress("first frame", 0, 1)
+        if scene is not None:
+            assert isinstance(self.generator, (GlobalGenerator, LocalEnhancer))
+            painted = paint_scene(
+                self.generator, scene, size_hw=labels.size_hw, compute=self.compute
+            )
+            picture = to_uint8(painted[0])
         if picture is None:
+            assert isinstance(self.generator, LabelUNet)
             seeds = {"seed": recipe.seed, "variant": recipe.variant}
             first = paint_first_frame(self.generator, planes, compute=self.compute, **seeds)
         else:
             first = picture_to_tensor(_pad_picture(picture, padded.size_hw, (top, left)))
             first = first.to(self.compute.device)
+        first, planes = self._as_motion_sees(first, planes)
         progress("first frame", 1, 1)
         yield ClipFrame(index=0, source=0, frame=to_uint8(first[0][window]))
         for index, source, frame, flow, forward, visible in self._continue(recipe, first, planes):
@@ -249,6 +321,15 @@ class Pipeline:
                 forward_flow_px=forward[window].cpu().numpy(),
                 visibility=visible[window].cpu().numpy(),
             )
+
+    def _as_motion_sees(self, frame: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """Grey pictures for a network that knows no colours, no planes for one without labels."""
+        if "motion" not in self.bundle.stages:
+            return frame, planes
+        config = self.bundle.stages["motion"].config
+        if config.image_channels == 1:
+            frame = (frame * frame.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+        return frame, planes[:, : config.label_planes]
 
     def _continue(
         self, recipe: Recipe, first: Tensor, planes: Tensor
@@ -284,17 +365,19 @@ class Pipeline:
             for t in range(count):
                 forward = motion.forward_flow_px[t]
                 yield made + t, made - 1, refined[t], flow[t], forward, visible[t]
-            source, planes = refined[-1:], backward_warp(planes, flow[-1:])
+            source = refined[-1:]
+            if planes.shape[1]:
+                planes = backward_warp(planes, flow[-1:])
             made += count
 
     def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         stages = self.bundle.stages
-        downscale = stages["motion"].options.get("downscale", 1)
-        multiple = math.lcm(
-            stages["first_frame"].config.multiple,
-            Seg2VidFlow.multiple * downscale,
-            Seg2VidRefine.multiple,
-        )
+        multiple = Seg2VidRefine.multiple
+        if "motion" in stages:
+            downscale = stages["motion"].options.get("downscale", 1)
+            multiple = math.lcm(multiple, Seg2VidFlow.multiple * downscale)
+        if "first_frame" in stages and stages["first_frame"].family == "label-unet":
+            multiple = math.lcm(multiple, stages["first_frame"].config.multiple)
         sides = (max(Seg2VidRefine.smallest, side) for side in size_hw)
         height, width = (-(-side // multiple) * multiple for side in sides)
         return height, width
@@ -352,9 +435,9 @@ def plan_size(
 
 
 def to_uint8(frame: Tensor) -> NDArray[np.uint8]:
-    """`(3, H, W)` in [0, 1] to uint8 `(H, W, 3)` on the CPU."""
+    """`(3, H, W)`, or grey `(1, H, W)`, in [0, 1] to uint8 `(H, W, 3)` on the CPU."""
     picture: NDArray[np.uint8] = (
-        (frame.clamp(0, 1) * 255)
+        (frame.expand(3, -1, -1).clamp(0, 1) * 255)
         .round()
         .to(torch.uint8)
         .permute(1, 2, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seg2vid_cli.errors import InputError, Seg2VidError
-from seg2vid_cli.labels import LabelMap, labels_from_array
+from seg2vid_cli.label_sets import LICENCE_PLATE, TRAIN_ID_OF_LABEL, UNLABELLED
+from seg2vid_cli.labels import LabelMap, blank_labels, labels_from_array
 from seg2vid_cli.video import read_metadata
 
 TOOL = "seg2vid"
+_PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,9 @@ class Recipe:
         version: Version of this package.
         torch: Version of torch.
         weights: Name of the bundle.
-        weights_sha256: Hash of every stage's file.
+        first_frame_weights: Name of the bundle that the first frame is from, where it is another.
+        motion_weights: Name of the bundle that the motion is from, where it is another.
+        weights_sha256: Hash of every stage's file and of the bundles' descriptions.
         device: Kind of device (`cpu`, `cuda`, `mps`).
         precision: `fp32`, `bf16` or `fp16`.
         seed: The seed.
@@ -41,8 +46,9 @@ class Recipe:
         quality: Of the video file.
         size: Width and height of the frames in pixels.
         fit: `keep` or `stretch`.
-        labels_sha256: Hash of the label map at the clip's size.
-        labels_png: The label map at the clip's size, train ids as PNG in base64.
+        labels_sha256: Hash of what `labels_png` holds.
+        labels_png: The label map as PNG in base64: train ids at the clip's size, or, where the
+            first frame was painted from more than that, label ids and instances at that size.
         first_frame_sha256: Hash of the user's picture; None where the first frame was painted.
     """
 
@@ -50,6 +56,8 @@ class Recipe:
     version: str
     torch: str
     weights: str
+    first_frame_weights: str | None
+    motion_weights: str | None
     weights_sha256: Mapping[str, str]
     device: str
     precision: str
@@ -69,23 +77,65 @@ class Recipe:
         return asdict(self)
 
     def labels(self) -> LabelMap:
-        """The label map that the clip was made from, at the clip's size.
+        """The label map that the clip was made from.
 
         Raises:
             InputError: The stored map is damaged.
         """
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.labels_png, validate=True))) as image:
-                ids = np.asarray(image.convert("L"))
+                pixels = np.asarray(image if image.mode == "RGBA" else image.convert("L"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError("the label map stored in the clip is damaged") from error
-        return labels_from_array(ids, encoding="train-ids")
+        if pixels.ndim == 3:
+            return _unpack_scene(pixels)
+        if (pixels == UNLABELLED).all():
+            return blank_labels((pixels.shape[0], pixels.shape[1]))
+        return labels_from_array(pixels, encoding="train-ids")
 
 
 def encode_labels(train_ids: NDArray[np.uint8]) -> str:
     """Pack `(H, W)` train ids into a PNG in base64."""
+    return _pack(train_ids)
+
+
+def encode_scene(labels: LabelMap) -> str:
+    """Pack label ids and instances into a PNG in base64: red, and green to alpha as one number.
+
+    Instances are counted from 1 in the order of their numbers, and 0 everywhere says that the map
+    has none; so what is read back packs to the same.
+    """
+    height, width = labels.size_hw
+    numbers = np.zeros(height * width, np.int32)
+    if labels.instances is not None:
+        numbers = np.unique(labels.instances, return_inverse=True)[1].ravel().astype(np.int32) + 1
+    pixels = np.stack([labels.label_ids.ravel(), *((numbers // p) % 256 for p in _PLACES)], axis=1)
+    return _pack(pixels.astype(np.uint8).reshape(height, width, 4))
+
+
+def scene_sha256(packed: str) -> str:
+    """Hash of the pixels that `encode_scene` packed, whatever the packing."""
+    with Image.open(io.BytesIO(base64.b64decode(packed))) as image:
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+
+def _unpack_scene(pixels: NDArray[np.uint8]) -> LabelMap:
+    label_ids = pixels[..., 0]
+    if label_ids.max() > LICENCE_PLATE:
+        raise InputError("the label map stored in the clip is damaged")
+    numbers = pixels[..., 1:].astype(np.int32) @ _PLACES
+    return LabelMap(
+        train_ids=TRAIN_ID_OF_LABEL[label_ids],
+        label_ids=label_ids,
+        instances=numbers if numbers.any() else None,
+        encoding="label-ids",
+        reason="Stored in the clip.",
+    )
+
+
+def _pack(pixels: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(train_ids).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -126,5 +176,8 @@ def _has_types(data: Mapping[str, Any]) -> bool:
         and [type(side) for side in size] == [int, int]
         and isinstance(hashes, dict)
         and all(isinstance(value, str) for value in hashes.values())
-        and isinstance(data["first_frame_sha256"], (str, type(None)))
+        and all(
+            isinstance(data[name], (str, type(None)))
+            for name in ("first_frame_sha256", "first_frame_weights", "motion_weights")
+        )
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from seg2vid_cli.errors import Seg2VidError
+
+if TYPE_CHECKING:
+    from seg2vid_cli.weights.registry import WeightSpec
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -82,6 +85,20 @@ def show_error(message: str, hint: str | None = None) -> None:
 def show_note(message: str) -> None:
     """Print something worth knowing that does not stop the work."""
     err.print(Text.assemble(("note: ", "bold yellow"), message))
+
+
+def announce_pull(spec: WeightSpec) -> None:
+    """Say what is about to be downloaded."""
+    show_note(
+        f"downloading weights {spec.name}: {size_text(spec.size_bytes)} from {spec.repo_id}, "
+        f"licence {spec.license}"
+    )
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes as MiB, with a decimal where it matters."""
+    size_mib = size_bytes / 2**20
+    return f"{size_mib:.1f} MiB" if size_mib < 100 else f"{size_mib:,.0f} MiB"
 
 
 @contextmanager

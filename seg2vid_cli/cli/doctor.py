@@ -13,6 +13,7 @@ def doctor() -> None:
     import torch
 
     from seg2vid_cli.device import resolve_compute
+    from seg2vid_cli.weights.hub import installed_files
     from seg2vid_cli.weights.load import open_bundle
     from seg2vid_cli.weights.registry import read_registry
 
@@ -25,8 +26,10 @@ def doctor() -> None:
         ("ffmpeg", _ffmpeg()),
     ]
     for name, spec in read_registry().items():
+        if installed_files(spec) is None:
+            continue
         bundle = open_bundle(name)
-        size = sum(file.size_bytes for file in spec.files) / 2**20
+        size = spec.size_bytes / 2**20
         for stage in bundle.stages:
             bundle.network(stage)
         rows.append((f"weights {name}", f"{size:.1f} MiB, hashes match, all stages load"))

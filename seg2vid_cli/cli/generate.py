@@ -12,9 +12,11 @@ from seg2vid_cli.cli import console, options
 from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
+    from seg2vid_cli.labels import LabelMap
     from seg2vid_cli.outputs import Report
     from seg2vid_cli.recipe import Recipe
 
+OF_PIPELINE = ("weights", "first_frame_weights", "motion_weights", "device", "precision")
 FROM_DEFAULT, FROM_OPTION, FROM_CLIP, FROM_WEIGHTS = "default", "option", "--like", "weights"
 
 
@@ -31,7 +33,8 @@ def generate(
         Path | None,
         typer.Argument(
             metavar="[LABELS]",
-            help="Label map: PNG, TIFF, BMP, lossless WebP or NPY. May be left out with --like.",
+            help="Label map: PNG, TIFF, BMP, lossless WebP or NPY. May be left out with --like, or "
+            "with weights that read no labels.",
         ),
     ] = None,
     output: Annotated[
@@ -161,7 +164,24 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Weights by name or folder. [dim]\\[default: street][/]",
+            help="Weights by name (seg2vid weights list) or folder. [dim]\\[default: street][/]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    first_frame_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Take the first frame's network from these weights.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    motion_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Take motion, size and frame rate from these weights, and refinement if they "
+            "have it.",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -186,7 +206,7 @@ def generate(
 
     [dim]seg2vid generate street.png -o street.mp4[/]
     """
-    if labels is None and like is None:
+    if labels is None and like is None and first_frame is None:
         raise InputError("no label map given", hint="seg2vid generate LABELS.png -o out.mp4")
     target = output or _default_output(labels)
 
@@ -198,11 +218,11 @@ def generate(
         raise InputError(
             f"{like}: does not say how it was made", hint="--like takes clips made by seg2vid"
         )
+    label_map: LabelMap | None
     if labels is not None:
         label_map = read_labels(labels, encoding=encoding, instances=instances)
     else:
-        assert recipe is not None
-        label_map = recipe.labels()
+        label_map = recipe.labels() if recipe is not None else None
     _check_picture(recipe, first_frame)
     given = {
         "seed": seed,
@@ -213,6 +233,8 @@ def generate(
         "size_hw": None if size is None else options.parse_size(size),
         "fit": fit,
         "weights": weights,
+        "first_frame_weights": first_frame_weights,
+        "motion_weights": motion_weights,
         "device": device,
         "precision": precision,
     }
@@ -233,7 +255,8 @@ def generate(
     outputs.check(inputs=tuple(inputs))
     settings = {name: choice.value for name, choice in choices.items()}
     pipeline = Pipeline.open(
-        settings.pop("weights"), device=settings.pop("device"), precision=settings.pop("precision")
+        **{name: settings.pop(name) for name in OF_PIPELINE},
+        before_pull=None if quiet else console.announce_pull,
     )
     with console.progress_bars(quiet=quiet or as_json) as progress:
         report = generate_file(
@@ -255,7 +278,7 @@ def generate(
 
 def _default_output(labels: Path | None) -> Path:
     if labels is None:
-        raise InputError("no output given", hint="with --like and no label map, add -o FILE.mp4")
+        raise InputError("no output given", hint="without a label map, add -o FILE.mp4")
     return Path(f"{labels.name.split('.')[0] or 'clip'}.mp4")
 
 
@@ -282,14 +305,18 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
         "size_hw": None,
         "fit": "keep",
         "weights": DEFAULT_WEIGHTS,
+        "first_frame_weights": None,
+        "motion_weights": None,
         "device": "auto",
         "precision": "auto",
     }
     choices = {}
     for name, default in defaults.items():
+        # Naming weights means all of them, not those of the clip for some stages.
+        own = name == "device" or (name.endswith("_weights") and given["weights"] is not None)
         if given[name] is not None:
             choices[name] = Choice(value=given[name], origin=FROM_OPTION)
-        elif recipe is not None and name != "device":
+        elif recipe is not None and not own:
             value = recipe.size[::-1] if name == "size_hw" else getattr(recipe, name)
             choices[name] = Choice(value=value, origin=FROM_CLIP)
         else:
@@ -311,6 +338,14 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
         ("read as", f"{labels.encoding}. {labels.reason}"),
         ("classes", classes),
         ("weights", f"{recipe.weights} ({origin['weights']})"),
+        *(
+            (f"  {what}", f"{name} ({origin[f'{what}_weights'.replace(' ', '_')]})")
+            for what, name in (
+                ("first frame", recipe.first_frame_weights),
+                ("motion", recipe.motion_weights),
+            )
+            if name
+        ),
         ("seed", f"{recipe.seed} ({origin['seed']})"),
         ("variant", f"{recipe.variant} ({origin['variant']})"),
         ("size", f"{width}x{height} ({origin['size_hw']}, {recipe.fit} {origin['fit']})"),

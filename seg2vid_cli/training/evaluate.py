@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seg2vid_cli.device import draw_normal
-from seg2vid_cli.first_frame import paint_first_frame
 from seg2vid_cli.label_sets import CLASSES
-from seg2vid_cli.labels import labels_from_array, one_hot, resize_labels
+from seg2vid_cli.labels import labels_from_array, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.refine import refine_frames
@@ -85,6 +84,14 @@ def wide_window(pair: Pair, size_hw: tuple[int, int]) -> Pair:
     )
 
 
+def paint_pair(pipeline: Pipeline, pair: Pair, *, seed: int) -> NDArray[np.uint8]:
+    """Paint a pair's label map at its own size: uint8 `(H, W, 3)`."""
+    labels = labels_from_array(pair.train_ids, encoding="train-ids")
+    height, width = labels.size_hw
+    clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=(height, width), fit="stretch")
+    return next(iter(clip)).frame
+
+
 def first_frame_scores(pipeline: Pipeline, pairs: Sequence[Pair], runs: Path) -> dict[str, Any]:
     """How well a segmentation network reads painted pictures, against the real ones.
 
@@ -94,12 +101,10 @@ def first_frame_scores(pipeline: Pipeline, pairs: Sequence[Pair], runs: Path) ->
     reader = load_segmenter(runs)
     confusion = {kind: np.zeros((19, 19), np.int64) for kind in ("real", "painted")}
     for index, pair in enumerate(wide_window(p, pipeline.bundle.size_hw) for p in pairs):
-        planes = torch.from_numpy(one_hot(pair.train_ids))[None].to(pipeline.compute.device)
-        painted = paint_first_frame(
-            pipeline.generator, planes, seed=index, variant=0, compute=pipeline.compute
-        )
-        for kind, picture in (("real", to_tensor([pair.picture])), ("painted", painted.cpu())):
-            large = F.interpolate(picture, scale_factor=2.0, mode="bilinear", align_corners=False)
+        painted = paint_pair(pipeline, pair, seed=index)
+        for kind, picture in (("real", pair.picture), ("painted", painted)):
+            small = to_tensor([picture])
+            large = F.interpolate(small, scale_factor=2.0, mode="bilinear", align_corners=False)
             pixels = (large[0].permute(1, 2, 0) * 255).round().byte().numpy()
             guess = label_frames(reader, pixels[None])[0, ::2, ::2]
             confusion[kind] += count_confusion(pair.train_ids, guess)
@@ -214,13 +219,6 @@ def sample_sheet(pipeline: Pipeline, pairs: Sequence[Pair], seeds: Sequence[int]
     colours = np.array([c.colour for c in CLASSES], np.uint8)
     rows = []
     for pair in (wide_window(p, pipeline.bundle.size_hw) for p in pairs):
-        planes = torch.from_numpy(one_hot(pair.train_ids))[None].to(pipeline.compute.device)
-        painted = [
-            paint_first_frame(
-                pipeline.generator, planes, seed=s, variant=0, compute=pipeline.compute
-            )
-            for s in seeds
-        ]
-        tiles = [(p[0].cpu().permute(1, 2, 0) * 255).round().byte().numpy() for p in painted]
+        tiles = [paint_pair(pipeline, pair, seed=seed) for seed in seeds]
         rows.append(np.hstack([colours[pair.train_ids], pair.picture, *tiles]))
     return Image.fromarray(np.vstack(rows))

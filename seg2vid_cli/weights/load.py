@@ -2,14 +2,14 @@
 
 A bundle is a folder with `bundle.json` (name, label set, native size, frame rate, and for every
 stage its family, file and network configuration), the `.safetensors` files it names, and a model
-card.
+card. It may lack stages; `mix_bundles` takes them from several.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,35 @@ from torch import Tensor, nn
 from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
+from seg2vid_cli.networks.pix2pixhd import (
+    GlobalConfig,
+    GlobalGenerator,
+    LocalConfig,
+    LocalEnhancer,
+)
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
-from seg2vid_cli.weights.registry import file_sha256, find_weights, read_registry, verify_files
+from seg2vid_cli.weights.hub import fetch_weights
+from seg2vid_cli.weights.registry import (
+    WeightSpec,
+    file_sha256,
+    find_weights,
+    read_registry,
+)
 
 BUNDLE_FILE = "bundle.json"
-LABEL_SET = "cityscapes-20"
+# One-hot planes of a label set. `none`: the networks read no labels.
+LABEL_SETS: Mapping[str, int] = {"cityscapes-20": NUM_CLASSES, "cityscapes-35": 35, "none": 0}
 # The families that fit a stage, and which options it takes.
-STAGES: Mapping[str, tuple[str, Mapping[str, type[int]]]] = {
-    "first_frame": ("label-unet", {}),
-    "motion": ("seg2vid-flow", {"downscale": int}),
-    "refine": ("seg2vid-refine", {"keep_visible": bool}),
+STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
+    "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
+    "motion": (("seg2vid-flow",), {"downscale": int}),
+    "refine": (("seg2vid-refine",), {"keep_visible": bool}),
 }
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "label-unet": (LabelUNetConfig, LabelUNet),
+    "pix2pixhd-global": (GlobalConfig, GlobalGenerator),
+    "pix2pixhd-local": (LocalConfig, LocalEnhancer),
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
 }
@@ -46,42 +61,62 @@ class StageSpec:
 
     Args:
         family: A key of `FAMILIES`.
-        file: Name of its safetensors file.
+        path: Its safetensors file.
         config: Configuration of its network.
         options: How the stage uses the network (see the stage's module).
     """
 
     family: str
-    file: str
+    path: Path
     config: Any
     options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """Weights for the whole path, not yet loaded.
+    """Weights, not yet loaded.
 
     Args:
         name: For reports.
-        path: Folder.
-        labels: The label set it expects.
-        size_hw: Native working size.
-        fps: Frame rate of the clips its motion was learnt from.
-        stages: By name.
+        labels: The label set it reads, a key of `LABEL_SETS`.
+        size_hw: Size of the clips: what the motion was trained at, else the first stage's size.
+        fps: Frame rate of the clips its motion was learnt from; None without a motion stage.
+        stages: By name, in the order of the path.
+        descriptions: The `bundle.json` that the stages come from; more than one when mixed.
+        hashes: Files whose hash is known, since it has just been checked.
     """
 
     name: str
-    path: Path
     labels: str
     size_hw: tuple[int, int]
-    fps: float
+    fps: float | None
     stages: Mapping[str, StageSpec]
+    descriptions: Mapping[str, Path]
+    hashes: Mapping[Path, str] = field(default_factory=dict)
 
     def sha256(self) -> dict[str, str]:
-        """Hash of every stage's file, by stage, and of the description."""
-        files = {name: stage.file for name, stage in self.stages.items()}
-        files["bundle"] = BUNDLE_FILE
-        return {name: file_sha256(self.path / file) for name, file in files.items()}
+        """Hash of every stage's file, by stage, and of the descriptions."""
+        files = {name: stage.path for name, stage in self.stages.items()} | {**self.descriptions}
+        return {name: self.hashes.get(path) or file_sha256(path) for name, path in files.items()}
+
+    def require(self, *stages: str) -> None:
+        """Make sure that stages are there.
+
+        Raises:
+            InputError: One is missing; says how to bring it along.
+        """
+        hints = {
+            "first_frame": "add --first-frame-weights NAME|DIR, or start from a picture with "
+            "--first-frame",
+        }
+        for stage in stages:
+            if stage not in self.stages:
+                what = {"first_frame": "first-frame", "refine": "refinement"}.get(stage, stage)
+                raise InputError(
+                    f"weights '{self.name}' have no {what} stage, only "
+                    f"{' and '.join(name.replace('_', ' ') for name in self.stages)}",
+                    hint=hints.get(stage, "add --motion-weights NAME|DIR"),
+                )
 
     def network(self, stage: str) -> nn.Module:
         """Build and load one stage's network, float32 on the CPU, ready to run.
@@ -92,30 +127,87 @@ class Bundle:
         """
         spec = self.stages[stage]
         try:
-            with torch.random.fork_rng(devices=[]):  # building draws numbers that loading discards
+            with torch.device("meta"):  # no start values: every one is replaced
                 network = FAMILIES[spec.family][1](spec.config)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"{self.path / BUNDLE_FILE}: {stage}: {error}") from error
-        load_strictly(network, self.path / spec.file)
+            raise WeightsError(f"{spec.path.parent / BUNDLE_FILE}: {stage}: {error}") from error
+        load_strictly(network, spec.path)
         return network.eval().requires_grad_(False)
 
 
-def open_bundle(name_or_folder: str) -> Bundle:
+def open_bundle(
+    name_or_folder: str, *, before_pull: Callable[[WeightSpec], None] | None = None
+) -> Bundle:
     """Find a bundle by registry name, or in a folder, and check it.
 
     Args:
-        name_or_folder: A name from `weights.toml` (its files are hashed), or a bundle's folder.
+        name_or_folder: A name from `weights.toml` or the user's own registry (downloaded at first
+            use, and checked against the hashes there), or a bundle's folder.
+        before_pull: Told which weights are about to be downloaded; the download is silent without.
 
     Raises:
         InputError: Neither a known name nor a folder with a bundle.
-        WeightsError: The files are damaged or the description is malformed.
+        WeightsError: The files are damaged, cannot be downloaded, or the description is malformed.
     """
-    folder = Path(name_or_folder)
-    if name_or_folder not in read_registry() and folder.is_dir():
+    folder, known = Path(name_or_folder), read_registry().get(name_or_folder)
+    if folder.is_dir() and (known is None or known.origin == "authors"):
         return read_bundle(folder)
     spec = find_weights(name_or_folder)
-    verify_files(spec)
-    return read_bundle(spec.path)
+    files = fetch_weights(spec, before_pull=before_pull)
+    bundle = read_bundle(next(path.parent for path in files))
+    families = {name: stage.family for name, stage in bundle.stages.items()}
+    if families != dict(spec.stages):
+        raise WeightsError(
+            f"weights '{spec.name}': the registry promises {dict(spec.stages)}, the files hold "
+            f"{families}"
+        )
+    return replace(bundle, name=spec.name, hashes=files)
+
+
+def mix_bundles(
+    base: Bundle, *, first_frame: Bundle | None = None, motion: Bundle | None = None
+) -> Bundle:
+    """Take stages from several bundles.
+
+    Args:
+        base: Gives what the others do not.
+        first_frame: Gives the first frame.
+        motion: Gives motion, size and frame rate, and refinement where it has it.
+
+    Raises:
+        InputError: A bundle lacks the stage it is taken for, or stages do not fit together.
+    """
+    stages, descriptions = dict(base.stages), dict(base.descriptions)
+    hashes = dict(base.hashes)
+    if first_frame is not None:
+        first_frame.require("first_frame")
+        stages["first_frame"] = first_frame.stages["first_frame"]
+    if motion is not None:
+        motion.require("motion")
+        stages |= {
+            name: motion.stages[name] for name in ("motion", "refine") if name in motion.stages
+        }
+    for role, other in (("first_frame", first_frame), ("motion", motion)):
+        if other is not None:
+            descriptions[f"{role}_bundle"] = other.descriptions["bundle"]
+            hashes |= other.hashes
+    try:
+        _check_channels(stages)
+    except ValueError as error:
+        raise InputError(
+            f"motion and refinement do not fit together: {error}",
+            hint="take both from the same weights",
+        ) from error
+    clip = motion or base
+    return Bundle(
+        name=base.name,
+        labels=clip.labels,
+        size_hw=clip.size_hw,
+        fps=clip.fps,
+        stages={name: stages[name] for name in STAGES if name in stages},
+        descriptions=descriptions,
+        hashes=hashes,
+    )
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -135,23 +227,33 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
     try:
         data = json.loads(text)
-        if set(data["stages"]) != set(STAGES):
-            raise ValueError(f"stages must be {', '.join(STAGES)}, not {', '.join(data['stages'])}")
-        stages = {name: _stage(folder, name, stage) for name, stage in data["stages"].items()}
+        given = data["stages"]
+        if not given or set(given) - set(STAGES):
+            raise ValueError(f"stages must be of {', '.join(STAGES)}, not {', '.join(given)}")
+        if data["labels"] not in LABEL_SETS:
+            raise ValueError(
+                f"label set '{data['labels']}' is not one of {', '.join(map(repr, LABEL_SETS))}"
+            )
+        planes = LABEL_SETS[data["labels"]]
+        stages = {
+            name: _stage(folder, name, given[name], planes) for name in STAGES if name in given
+        }
         height, width = data["size_hw"]
-        if data["labels"] != LABEL_SET:
-            raise ValueError(f"label set '{data['labels']}', not '{LABEL_SET}'")
         if min(height, width) < 32:
             raise ValueError(f"size_hw {height}, {width}")
-        if not 0 < float(data["fps"]) < 1000:
-            raise ValueError(f"fps {data['fps']}")
+        fps = data["fps"]
+        if "motion" in stages or fps is not None:
+            fps = float(fps)
+            if not 0 < fps < 1000:
+                raise ValueError(f"fps {fps}")
+        _check_channels(stages)
         bundle = Bundle(
-            name=data["name"],
-            path=folder,
+            name=str(data["name"]),
             labels=data["labels"],
             size_hw=(int(height), int(width)),
-            fps=float(data["fps"]),
+            fps=fps,
             stages=stages,
+            descriptions={"bundle": path},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
@@ -159,23 +261,29 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def _stage(folder: Path, name: str, data: Mapping[str, Any]) -> StageSpec:
+def _check_channels(stages: Mapping[str, StageSpec]) -> None:
+    channels = {n: s.config.image_channels for n, s in stages.items() if n != "first_frame"}
+    if len(set(channels.values())) > 1:
+        raise ValueError(f"pictures of {channels} channels")
+
+
+def _stage(folder: Path, name: str, data: Mapping[str, Any], planes: int) -> StageSpec:
     family, (wanted, known_options) = data["family"], STAGES[name]
-    if family != wanted:
-        raise ValueError(f"{name}: unknown family '{family}', known: {wanted}")
+    if family not in wanted:
+        raise ValueError(f"{name}: unknown family '{family}', known: {', '.join(wanted)}")
     file = data["file"]
     if Path(file).name != file or not (folder / file).is_file():
         raise ValueError(f"file '{file}' is not in the folder")
     config = config_from_dict(FAMILIES[family][0], data["config"])
-    if getattr(config, "label_planes", NUM_CLASSES) != NUM_CLASSES:
-        raise ValueError(f"{name}: {config.label_planes} label planes, not {NUM_CLASSES}")
+    if getattr(config, "label_planes", planes) != planes:
+        raise ValueError(f"{name}: {config.label_planes} label planes, not {planes}")
     options = data.get("options", {})
     if not isinstance(options, dict):
         raise ValueError(f"{name}: options must be a table")
     for option, value in options.items():
         if type(value) is not known_options.get(option) or (option == "downscale" and value < 1):
             raise ValueError(f"{name}: option {option} = {value!r} is not understood")
-    return StageSpec(family=family, file=file, config=config, options=options)
+    return StageSpec(family=family, path=folder / file, config=config, options=options)
 
 
 def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -184,13 +292,14 @@ def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: A field is missing or unknown, or a number where a list should be.
     """
-    known = {field.name for field in fields(kind)}
+    known = {known_field.name for known_field in fields(kind)}
     if known != set(values):
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         raise ValueError(f"{kind.__name__}: missing {missing}, unknown {unknown}")
-    for field in fields(kind):
-        if str(field.type).startswith("tuple") != isinstance(values[field.name], (list, tuple)):
-            raise ValueError(f"{kind.__name__}: {field.name} = {values[field.name]!r}")
+    for known_field in fields(kind):
+        value = values[known_field.name]
+        if str(known_field.type).startswith("tuple") != isinstance(value, (list, tuple)):
+            raise ValueError(f"{kind.__name__}: {known_field.name} = {value!r}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -213,11 +322,23 @@ def load_strictly(network: nn.Module, path: Path) -> None:
             "of another shape",
             [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape],
         ),
+        (
+            "of another number format",
+            [n for n in wanted if n in tensors and not _same_kind(wanted[n], tensors[n])],
+        ),
         ("not finite", [n for n, t in tensors.items() if not _finite(t)]),
     ):
         if names:
             raise CheckpointError(f"{path}: {len(names)} tensors {problem}, first {names[0]}")
-    network.load_state_dict({name: t.to(wanted[name].dtype) for name, t in tensors.items()})
+    # Copies, since what was read is the mapped file itself, which may change under the network.
+    tensors = {name: t.to(wanted[name].dtype, copy=True) for name, t in tensors.items()}
+    network.load_state_dict(tensors, assign=True)
+
+
+def _same_kind(wanted: Tensor, given: Tensor) -> bool:
+    if wanted.dtype.is_floating_point:
+        return given.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    return given.dtype == wanted.dtype
 
 
 def _finite(tensor: Tensor) -> bool:

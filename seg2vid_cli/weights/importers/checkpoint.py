@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,10 +114,20 @@ def _check_head(path: Path) -> None:
         what, hint = "is a safetensors file", "it needs no import: put it into a bundle's folder"
     elif head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
         what, hint = "is an archive", "unpack it and give the checkpoint in it"
+    elif head[:4] == b"PK\x03\x04" and _is_npz(path):
+        what, hint = "is a NumPy archive", "no kind is imported from one yet"
     elif head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
         what = "is not a PyTorch checkpoint"
     if what:
         raise CheckpointError(f"{path}: {what}", hint=hint)
+
+
+def _is_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:

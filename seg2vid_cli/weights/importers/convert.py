@@ -1,8 +1,10 @@
-"""An original checkpoint to files of this package: safetensors and a description per stage."""
+"""An original checkpoint to a bundle of this package: safetensors, description, model card."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +17,15 @@ from torch import Tensor, nn
 
 from seg2vid_cli.errors import CheckpointError, InputError
 from seg2vid_cli.weights.importers import KINDS, Kind, pix2pixhd, seg2vid
+from seg2vid_cli.weights.importers.card import write_card
 from seg2vid_cli.weights.importers.checkpoint import StateDict, open_checkpoint
 from seg2vid_cli.weights.importers.layout import COUNTER, Conversion, Part, check_shapes
-from seg2vid_cli.weights.load import load_strictly
+from seg2vid_cli.weights.load import BUNDLE_FILE, LABEL_SETS, load_strictly, read_bundle
+from seg2vid_cli.weights.registry import CARD_FILE, check_name
+
+# Frame rates of the data sets: Cityscapes 17 Hz, UCF-101 and KTH 25 Hz; the authors' lists take
+# consecutive frames.
+LABELLED_FPS, UNLABELLED_FPS = 17.0, 25.0
 
 _Describe = Callable[[StateDict, Kind], tuple[dict[str, Part], tuple[str, ...]]]
 _LAYOUTS: Mapping[Kind, tuple[Callable[[StateDict], Conversion], _Describe]] = {
@@ -116,16 +124,26 @@ def import_tensors(source: StateDict, kind: Kind) -> Import:
     )
 
 
-def import_checkpoint(path: Path, kind: Kind, folder: Path) -> Import:
-    """Convert an original checkpoint into `STAGE.safetensors` and `STAGE.json`.
+def import_checkpoint(
+    path: Path,
+    kind: str,
+    folder: Path,
+    *,
+    name: str | None = None,
+    fps: float | None = None,
+    license_name: str | None = None,
+) -> Import:
+    """Convert an original checkpoint into a bundle: safetensors, description and model card.
 
-    `STAGE.json` is the stage's entry for a bundle's `bundle.json`. Every written file is read back
-    strictly before it takes its name.
+    Every written file is read back strictly. The folder appears when it is complete.
 
     Args:
         path: The checkpoint, as its authors published it.
         kind: Its layout, a key of `KINDS`.
-        folder: Where to; made if needed.
+        folder: Where to; must not exist yet, or be empty.
+        name: Name of the bundle; the folder's if not given.
+        fps: Frame rate of the clips it was trained on; that of the data set if not given.
+        license_name: Licence of the weights, for the model card.
 
     Raises:
         InputError: Unknown kind, or a file that cannot be read or written.
@@ -133,32 +151,88 @@ def import_checkpoint(path: Path, kind: Kind, folder: Path) -> Import:
     """
     if kind not in KINDS:
         raise InputError(f"kind '{kind}' is not known", hint=f"use one of {', '.join(KINDS)}")
+    if fps is not None and not 0 < fps < 1000:
+        raise InputError(f"{fps:g} frames per second is out of range", hint="above 0, below 1000")
+    name = name or folder.resolve().name
+    check_name(name)
+    _check_empty(folder)
+    known: Kind = kind  # type: ignore[assignment]  # mypy does not narrow by a mapping's keys
     checkpoint = open_checkpoint(path)
     try:
-        result = import_tensors(checkpoint.tensors, kind)
+        result = import_tensors(checkpoint.tensors, known)
+        description = _describe(result, name, fps)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
+    remarks = result.remarks
+    if fps is None and description["fps"] is not None:
+        remarks = (
+            *remarks,
+            f"frame rate taken to be {description['fps']:g}, that of the data set; --fps sets it",
+        )
+    dropped = {**checkpoint.dropped, **result.dropped}
+    result = replace(result, dropped=dropped, remarks=remarks)
+    card = write_card(
+        result.report(), description, path=path, kind=known, license_name=license_name
+    )
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, stage in result.stages.items():
-            _write(stage, name, folder, kind)
+        part.mkdir(parents=True)
+        try:
+            for stage_name, stage in result.stages.items():
+                _write(stage, stage_name, part, known)
+            text = json.dumps(description, indent=2) + "\n"
+            (part / BUNDLE_FILE).write_text(text, encoding="utf-8")
+            (part / CARD_FILE).write_text(card, encoding="utf-8")
+            read_bundle(part)
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return replace(result, dropped={**checkpoint.dropped, **result.dropped})
+    return result
+
+
+def _check_empty(folder: Path) -> None:
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+    if taken:
+        raise InputError(f"{folder}: exists already", hint="name a new folder with -o")
+
+
+def _describe(result: Import, name: str, fps: float | None) -> dict[str, Any]:
+    """The contents of `bundle.json`."""
+    planes = {getattr(stage.part.config, "label_planes", None) for stage in result.stages.values()}
+    sets = [label_set for label_set, count in LABEL_SETS.items() if count in planes]
+    if len(sets) != 1:
+        known = ", ".join(f"{count} ({label_set})" for label_set, count in LABEL_SETS.items())
+        raise CheckpointError(
+            f"reads {max(filter(None, planes), default=0)} label planes; this package knows {known}"
+        )
+    if "motion" not in result.stages:
+        rate = None
+    else:
+        rate = fps or (LABELLED_FPS if sets[0] != "none" else UNLABELLED_FPS)
+    return {
+        "name": name,
+        "labels": sets[0],
+        "size_hw": list(result.size_hw),
+        "fps": rate,
+        "stages": {
+            stage_name: stage.description(f"{stage_name}.safetensors")
+            for stage_name, stage in result.stages.items()
+        },
+    }
 
 
 def _write(stage: ImportedStage, name: str, folder: Path, kind: Kind) -> None:
-    final = folder / f"{name}.safetensors"
-    part = folder / f"{name}.safetensors.part"
-    try:
-        save_file(dict(stage.tensors), part, metadata={"imported": kind, "stage": name})
-        part.chmod(0o644)  # safetensors makes files that only their owner can read
-        load_strictly(stage.part.network(stage.part.config), part)
-        part.replace(final)
-    finally:
-        part.unlink(missing_ok=True)
-    text = json.dumps(stage.description(final.name), indent=2) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    path = folder / f"{name}.safetensors"
+    save_file(dict(stage.tensors), path, metadata={"imported": kind, "stage": name})
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
+    with torch.device("meta"):
+        network = stage.part.network(stage.part.config)
+    load_strictly(network, path)
 
 
 def _plain(tensor: Tensor, old: str) -> Tensor:

@@ -1,0 +1,395 @@
+"""A description of weights to verified files on this machine, by way of huggingface_hub.
+
+Its cache comes first: where a pinned revision is there, nothing is asked of the network. Sizes and
+hashes are those of the registry; a file that was checked once is read through again only when its
+size or time has changed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from seg2vid_cli.errors import InputError, WeightsError
+from seg2vid_cli.weights.registry import FileSpec, WeightSpec, check_file
+
+_STAMPS = "checked.json"
+
+
+def installed_files(spec: WeightSpec) -> Mapping[FileSpec, Path] | None:
+    """Find the files of weights on this machine; they are not opened.
+
+    Returns:
+        Every file's place, or None where one is missing.
+    """
+    found = {file: path for file in spec.files if (path := _find(spec, file)) is not None}
+    return found if found and len(found) == len(spec.files) else None
+
+
+def fetch_weights(
+    spec: WeightSpec, *, before_pull: Callable[[WeightSpec], None] | None = None
+) -> dict[Path, str]:
+    """Give verified files, downloaded if they are not there.
+
+    Args:
+        spec: What to fetch.
+        before_pull: Told before a download begins, which then shows its progress.
+
+    Returns:
+        Path and hash of every file; all lie in one folder.
+
+    Raises:
+        WeightsError: Files are missing or damaged, or could not be downloaded.
+    """
+    if spec.origin == "authors":
+        raise _by_hand(spec)
+    files = installed_files(spec)
+    if files is None:
+        if spec.origin == "hub":
+            if before_pull is not None:
+                before_pull(spec)
+            return pull_weights(spec, quiet=before_pull is None)
+        files = {file: _place(spec, file) for file in spec.files}
+    for file, path in files.items():
+        _check(spec, file, path, hint=_repair_hint(spec))
+    return {path: file.sha256 for file, path in files.items()}
+
+
+def pull_weights(spec: WeightSpec, *, quiet: bool = False) -> dict[Path, str]:
+    """Download what is missing or damaged, through huggingface_hub and into its cache.
+
+    What a broken or interrupted download has brought is kept, in whole pieces of 10 MiB, and the
+    next call goes on from there. Nothing enters the cache before its bytes are checked.
+
+    Args:
+        spec: What to pull.
+        quiet: True shows no progress bar.
+
+    Returns:
+        Path and hash of every file; all lie in one folder.
+
+    Raises:
+        WeightsError: The download failed, or gave other bytes than the registry describes.
+    """
+    if spec.origin == "authors":
+        raise _by_hand(spec)
+    if spec.origin != "hub":
+        return fetch_weights(spec)
+    files = {}
+    for file in spec.files:
+        path = _find(spec, file)
+        if path is None or not _is_good(spec, file, path):
+            path = _download(spec, file, quiet=quiet)
+            _check(spec, file, path, hint=_repair_hint(spec))
+        files[path] = file.sha256
+    return files
+
+
+def verify_weights(spec: WeightSpec) -> None:
+    """Read every file through and compare size and hash, whatever was checked before.
+
+    Raises:
+        WeightsError: A file is missing or is not the one that the registry describes.
+    """
+    for file in spec.files:
+        check_file(_find(spec, file) or _place(spec, file), file, hint=_repair_hint(spec))
+
+
+def remove_weights(spec: WeightSpec) -> int:
+    """Delete downloaded files from the cache.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        InputError: Weights that were not downloaded by this command.
+        WeightsError: A file cannot be deleted.
+    """
+    if spec.origin != "hub":
+        hint = {
+            "embedded": "they are part of the package",
+            "folder": f"delete the folder yourself: {spec.path}",
+            "authors": "there is nothing on this machine but the entry",
+        }[spec.origin]
+        raise InputError(f"weights '{spec.name}' are not a download", hint=hint)
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        plan = scan_cache_dir().delete_revisions(spec.revision)
+    except CacheNotFound:
+        return 0
+    freed = plan.expected_freed_size
+    plan.execute()
+    if installed_files(spec) is not None:
+        raise WeightsError(
+            f"weights '{spec.name}': could not be deleted from {_cache()}",
+            hint="check the permissions",
+        )
+    return int(freed)
+
+
+def _find(spec: WeightSpec, file: FileSpec) -> Path | None:
+    if spec.origin != "hub":
+        path = _place(spec, file)
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec.repo_id, file.name, revision=spec.revision)
+    return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+
+def _place(spec: WeightSpec, file: FileSpec) -> Path:
+    """Where a file should be, for messages."""
+    folder = spec.local_folder()
+    if folder is None:
+        folder = _cache() / f"models--{spec.repo_id.replace('/', '--')}" / "snapshots"
+        folder /= spec.revision
+    return folder / file.name
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
+    """Download one file into huggingface_hub's cache; its bytes are checked before they enter it.
+
+    The library starts a file again when the whole call failed. So the parts of a call are put
+    together here, and what has arrived stays beside the cache's files until the rest has come too.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # loaded lazily there
+        WeakFileLock,
+        build_hf_headers,
+    )
+
+    folder = _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
+    part = folder / "blobs" / f"{file.sha256}.seg2vid.incomplete"
+    with explained(f"weights '{spec.name}': {file.name}", spec.repo_id), _progress_bars(not quiet):
+        url = hf_hub_url(spec.repo_id, file.name, revision=spec.revision)
+        headers = build_hf_headers(library_name="seg2vid")
+        facts = get_hf_file_metadata(url, headers=headers)
+        if facts.commit_hash != spec.revision or not re.fullmatch(r"[\w.-]+", facts.etag or ""):
+            raise WeightsError(f"gave commit {facts.commit_hash} instead of {spec.revision}")
+        if facts.size not in (None, file.size_bytes):
+            raise WeightsError(f"is {facts.size} bytes on the Hub instead of {file.size_bytes}")
+        if urlsplit(facts.location).netloc != urlsplit(url).netloc:
+            headers.pop("authorization", None)  # a token is for the Hub, not for its storage
+        part.parent.mkdir(parents=True, exist_ok=True)
+        lock = _cache() / ".locks" / folder.name / f"{part.name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            found = _find(spec, file)
+            if found is not None and _is_good(spec, file, found):
+                return found  # another process has brought it meanwhile
+            with part.open("ab") as stream:
+                if stream.tell() > file.size_bytes:
+                    stream.truncate(0)
+                _check_space(part.parent, file.size_bytes - stream.tell())
+                http_get(
+                    facts.location,
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=headers,
+                    expected_size=file.size_bytes,
+                    displayed_filename=file.name,
+                )
+            try:
+                check_file(part, file, hint=_wrong_bytes_hint(spec))
+            except WeightsError:
+                part.unlink()
+                raise
+            if found is not None:
+                found.unlink()
+            part.replace(part.with_name(str(facts.etag)))
+        # The file is in its place; this makes the link to it.
+        return Path(hf_hub_download(spec.repo_id, file.name, revision=spec.revision))
+
+
+def _check_space(folder: Path, size_bytes: int) -> None:
+    if shutil.disk_usage(folder).free < size_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextmanager
+def _progress_bars(wanted: bool) -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    hide = not wanted and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            enable_progress_bars()
+
+
+@contextmanager
+def explained(what: str, repo_id: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one message with a way out."""
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{what}: {error.message}", hint=error.hint) from error
+    except HFValidationError as error:
+        raise InputError(f"{what}: {error}") from error
+    except Exception as error:  # its own kinds, the HTTP client's and the system's
+        message, hint = _explain(error, repo_id)
+        raise WeightsError(f"{what}: {message}", hint=hint) from error
+
+
+def _explain(error: BaseException, repo_id: str) -> tuple[str, str]:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    site = constants.ENDPOINT
+    for link in chain:
+        if isinstance(link, OfflineModeIsEnabled):
+            return "not on this machine, and HF_HUB_OFFLINE forbids to download", (
+                "unset HF_HUB_OFFLINE, or copy the cache of a machine that has the weights to "
+                f"{_cache()}"
+            )
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f"no space left for it in {_cache()}", (
+                "free some space, or move the cache with HF_HOME=DIR"
+            )
+        if isinstance(link, PermissionError):
+            return f"{link.filename or _cache()}: {link.strerror}", "HF_HOME=DIR moves the cache"
+    status = next((code for link in chain if (code := _status(link)) is not None), None)
+    for link in chain:
+        if isinstance(link, RevisionNotFoundError):
+            return f"{repo_id} on {site} has no such revision", "look whether seg2vid is up to date"
+        if isinstance(link, EntryNotFoundError) and status == 404:
+            return f"{repo_id} on {site} has no such file", "look whether seg2vid is up to date"
+    access = f"is {site}/{repo_id} gone, private, or has conditions to accept? Then log in with "
+    access += "`hf auth login`, or set HF_TOKEN"
+    if status in (401, 403):
+        return f"{site} refuses access to {repo_id} ({status})", access
+    if status == 404 or any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        return f"{site} knows no {repo_id} ({status})", access
+    if status == 429:
+        return f"{site} has had too many requests (429)", (
+            "wait some minutes, or log in with `hf auth login`"
+        )
+    if status is not None:
+        return f"{site} has trouble ({status})", "try again later"
+    last = str(chain[-1]).strip().splitlines()
+    return f"the download from {site} failed: {last[0] if last else type(chain[-1]).__name__}", (
+        "check network, proxy and HF_ENDPOINT, then try again; what is complete is kept"
+    )
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_good(spec: WeightSpec, file: FileSpec, path: Path) -> bool:
+    try:
+        _check(spec, file, path, hint="")
+    except WeightsError:
+        return False
+    return True
+
+
+def _check(spec: WeightSpec, file: FileSpec, path: Path, *, hint: str) -> None:
+    if spec.origin != "hub":
+        check_file(path, file, hint=hint)
+        return
+    stamps = _read_stamps()
+    key, stamp = str(path.resolve()), _stamp(path, file)
+    if stamp is not None and stamps.get(key) == stamp:
+        return
+    check_file(path, file, hint=hint)
+    _write_stamps({**stamps, key: stamp})
+
+
+def _stamp(path: Path, file: FileSpec) -> list[Any] | None:
+    """What tells an untouched file: size, time of change and the hash it was found to have."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return [facts.st_size, facts.st_mtime_ns, file.sha256]
+
+
+def _stamp_file() -> Path:
+    from huggingface_hub import cached_assets_path
+
+    return Path(cached_assets_path("seg2vid", namespace="weights")) / _STAMPS
+
+
+def _read_stamps() -> dict[str, Any]:
+    try:
+        data = json.loads(_stamp_file().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write_stamps(stamps: Mapping[str, Any]) -> None:
+    """Keep stamps of files that still exist. Without them files are read through every time."""
+    try:
+        path = _stamp_file()
+        part = path.with_name(f"{_STAMPS}.{os.getpid()}.part")
+        try:
+            part.write_text(json.dumps({k: v for k, v in stamps.items() if Path(k).exists()}))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, ValueError):  # a cache that cannot be written to
+        return
+
+
+def _by_hand(spec: WeightSpec) -> WeightsError:
+    return WeightsError(
+        f"weights '{spec.name}' cannot be downloaded by this command: no public copy on the "
+        "Hugging Face Hub is known, the authors have them on their own site",
+        hint=f"1. download the checkpoint by hand from {spec.download}\n"
+        f"      2. seg2vid weights import CHECKPOINT --as {spec.import_as} -o {spec.name}\n"
+        f"      the name stands for that folder here, and everywhere after: seg2vid weights add "
+        f"{spec.name}",
+    )
+
+
+def _repair_hint(spec: WeightSpec) -> str:
+    return {
+        "embedded": "the installation is damaged: install seg2vid again",
+        "hub": f"seg2vid weights pull {spec.name} downloads it again",
+        "folder": "restore the files, or add the folder again",
+        "authors": "",
+    }[spec.origin]
+
+
+def _wrong_bytes_hint(spec: WeightSpec) -> str:
+    return (
+        "what arrived was deleted; try again, and if that does not help, the mirror in "
+        f"HF_ENDPOINT or the repository {spec.repo_id} has been changed"
+    )

@@ -1,0 +1,95 @@
+"""The model card of an imported checkpoint: what it is, where it came from, what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seg2vid_cli.weights.importers import KINDS, Kind
+from seg2vid_cli.weights.registry import file_sha256
+
+SOURCES: Mapping[Kind, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("seg2vid-two-path", "seg2vid-one-path", "seg2vid-no-labels"),
+        (
+            "Pan et al., Video Generation from Single Semantic Label Map, CVPR 2019",
+            "https://github.com/STVIR/seg2vid",
+        ),
+    ),
+    **dict.fromkeys(
+        ("pix2pixhd-global", "pix2pixhd-local"),
+        (
+            "Wang et al., High-Resolution Image Synthesis and Semantic Manipulation with "
+            "Conditional GANs, CVPR 2018",
+            "https://github.com/NVIDIA/pix2pixHD",
+        ),
+    ),
+}
+NOT_STATED = "not stated by the authors"
+
+
+def write_card(
+    report: Sequence[str],
+    description: Mapping[str, Any],
+    *,
+    path: Path,
+    kind: Kind,
+    license_name: str | None,
+) -> str:
+    """Write the card as Markdown, with the block of settings that the Hub reads.
+
+    Args:
+        report: What was kept, dropped and assumed.
+        description: The contents of `bundle.json`.
+        path: The checkpoint.
+        kind: Its layout.
+        license_name: Licence of the weights, where it is known.
+    """
+    paper, address = SOURCES[kind]
+    name, (height, width) = description["name"], description["size_hw"]
+    motion = "motion" in description["stages"]
+    option = "--weights" if motion else "--first-frame-weights"
+    rate = f", {description['fps']:g} frames per second" if motion else ""
+    stages = "\n".join(
+        f"| {stage.replace('_', ' ')} | `{entry['family']}` | `{entry['file']}` |"
+        for stage, entry in description["stages"].items()
+    )
+    return (
+        f"""---
+license: other
+license_name: {_one_line(license_name or NOT_STATED)}
+library_name: seg2vid
+title: {KINDS[kind]}
+source: {paper}, {address}
+---
+# Model card: `{name}`
+
+{KINDS[kind]}, imported from the authors' checkpoint with `seg2vid weights import`.
+
+| stage | family | file |
+| --- | --- | --- |
+{stages}
+
+- Trained at {width}x{height}{rate}. Label set: {description["labels"]}.
+- Made by: {paper}. Code and checkpoints: {address}
+- Checkpoint: `{path.name}`, sha256 `{file_sha256(path)}`
+- Licence of the weights: {_one_line(license_name or NOT_STATED)}. Whoever passes them on has to
+  find out what their authors, and the data they were trained on, allow.
+
+## Use
+
+```sh
+seg2vid generate LABELS.png -o out.mp4 {option} {name}
+```
+
+## Import
+
+"""
+        + "\n".join(f"- {line}" for line in report)
+        + "\n"
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
