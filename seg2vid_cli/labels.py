@@ -622,6 +622,7 @@ def blank_labels(size_hw: tuple[int, int]) -> LabelMap:
     return LabelMap(
         train_ids=np.full(size_hw, UNLABELLED, np.uint8),
         label_ids=np.zeros(size_hw, np.uint8),
+        encoding="none",
         reason="No label map: these weights read none.",
     )
 

@@ -24,6 +24,7 @@ from seg2vid_cli.first_frame import (
     picture_to_tensor,
     scene_size,
 )
+from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
 from seg2vid_cli.networks.label_unet import LabelUNet
@@ -334,41 +335,51 @@ class Pipeline:
     def _continue(
         self, recipe: Recipe, first: Tensor, planes: Tensor
     ) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor, Tensor]]:
-        """The iterative scheme: every pass starts from the last refined frame and warped labels."""
-        options = self.bundle.stages["motion"].options, self.bundle.stages["refine"].options
-        downscale, keep_visible = (
-            options[0].get("downscale", 1),
-            options[1].get("keep_visible", False),
-        )
+        """Pass by pass, each from the last frame of the one before."""
+        downscale = self.bundle.stages["motion"].options.get("downscale", 1)
         seeds = {"seed": recipe.seed, "variant": recipe.variant}
         latents = sample_latents(self.motion.config, **seeds)
-        source, made = first, 1
+        source, made, keyframes = first, 1, start_keyframes(first, planes)
         while made < recipe.frames:
             motion = predict_motion(
                 self.motion, source, planes, latents, downscale=downscale, compute=self.compute
             )
             count = min(self.motion.config.num_frames, recipe.frames - made)
             flow, visible = motion.flow_px[:count], motion.visibility[:count]
-            warped = backward_warp(source.expand(count, -1, -1, -1), flow)
-            if keep_visible:  # what lies outside the source frame must not stay black
-                inside = torch.ones_like(visible)[:, None]
-                visible = visible * backward_warp(inside, flow)[:, 0]
             noise = draw_normal(tuple(source.shape), purpose=f"refine/{made}", **seeds)
-            refined = refine_frames(
-                self.refiner,
-                warped,
-                visible,
-                noise.to(self.compute.device),
-                keep_visible=keep_visible,
-                compute=self.compute,
+            refined, planes, keyframes = self._repair(
+                keyframes, flow, visible, noise.to(self.compute.device)
             )
             for t in range(count):
                 forward = motion.forward_flow_px[t]
                 yield made + t, made - 1, refined[t], flow[t], forward, visible[t]
             source = refined[-1:]
-            if planes.shape[1]:
-                planes = backward_warp(planes, flow[-1:])
             made += count
+
+    def _repair(
+        self, keyframes: tuple[Keyframe, ...], flow: Tensor, visible: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Keyframe, ...]]:
+        """Warp and refine the frames of a pass; also labels and keyframes for the next one."""
+        options, source = self.bundle.stages["refine"].options, keyframes[-1]
+        limit, keep_visible = options.get("keyframes", 0), options.get("keep_visible", False)
+        if limit:
+            composite = compose(keyframes, flow, visible)
+            warped, seen = composite.pictures, composite.seen[:, 0]
+        else:  # the paper's iterative scheme: everything from the source frame
+            warped = backward_warp(source.picture.expand(len(flow), -1, -1, -1), flow)
+            seen = visible
+            if keep_visible:  # what lies outside the source frame must not stay black
+                inside = torch.ones_like(seen)[:, None]
+                seen = seen * backward_warp(inside, flow)[:, 0]
+        refined = refine_frames(
+            self.refiner, warped, seen, noise, keep_visible=keep_visible, compute=self.compute
+        )
+        if limit:
+            return refined, composite.planes, next_keyframes(composite, refined[-1:], limit=limit)
+        planes = source.planes
+        if planes.shape[1]:
+            planes = backward_warp(planes, flow[-1:])
+        return refined, planes, start_keyframes(refined[-1:], planes)
 
     def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         stages = self.bundle.stages
@@ -421,7 +432,7 @@ def plan_size(
         raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
     if fit == "stretch":
         return height, width
-    if _even(height * aspect) == width or _even(width / aspect) == height:
+    if max(height - 1, (width - 1) / aspect) <= min(height + 1, (width + 1) / aspect):
         return height, width  # the same aspect ratio, but for the rounding to even sides
     scale = min(width / labels_hw[1], height / labels_hw[0])
     fitted = _even(labels_hw[0] * scale), _even(labels_hw[1] * scale)

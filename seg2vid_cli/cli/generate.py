@@ -333,10 +333,14 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
     width, height = recipe.size
     seconds = recipe.frames / recipe.fps
     classes = ", ".join(f"{name} {share}" for name, _, share in class_table(labels)[:8])
-    rows = [
-        ("label map", f"{labels.path or 'stored in the clip'}"),
-        ("read as", f"{labels.encoding}. {labels.reason}"),
-        ("classes", classes),
+    rows = [("label map", "none, these weights read none")]
+    if labels.encoding != "none":
+        rows = [
+            ("label map", f"{labels.path or 'stored in the clip'}"),
+            ("read as", f"{labels.encoding}. {labels.reason}"),
+            ("classes", classes),
+        ]
+    rows += [
         ("weights", f"{recipe.weights} ({origin['weights']})"),
         *(
             (f"  {what}", f"{name} ({origin[f'{what}_weights'.replace(' ', '_')]})")

@@ -44,7 +44,7 @@ LABEL_SETS: Mapping[str, int] = {"cityscapes-20": NUM_CLASSES, "cityscapes-35": 
 STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
     "motion": (("seg2vid-flow",), {"downscale": int}),
-    "refine": (("seg2vid-refine",), {"keep_visible": bool}),
+    "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
 }
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "label-unet": (LabelUNetConfig, LabelUNet),
@@ -281,7 +281,11 @@ def _stage(folder: Path, name: str, data: Mapping[str, Any], planes: int) -> Sta
     if not isinstance(options, dict):
         raise ValueError(f"{name}: options must be a table")
     for option, value in options.items():
-        if type(value) is not known_options.get(option) or (option == "downscale" and value < 1):
+        if (
+            type(value) is not known_options.get(option)
+            or value < 0
+            or (option == "downscale" and value < 1)
+        ):
             raise ValueError(f"{name}: option {option} = {value!r} is not understood")
     return StageSpec(family=family, path=folder / file, config=config, options=options)
 

@@ -49,7 +49,7 @@ def write_card(
     paper, address = SOURCES[kind]
     name, (height, width) = description["name"], description["size_hw"]
     motion = "motion" in description["stages"]
-    option = "--weights" if motion else "--first-frame-weights"
+    option = "--motion-weights" if motion else "--first-frame-weights"
     rate = f", {description['fps']:g} frames per second" if motion else ""
     stages = "\n".join(
         f"| {stage.replace('_', ' ')} | `{entry['family']}` | `{entry['file']}` |"

@@ -86,8 +86,10 @@ class Import:
 
     def report(self) -> list[str]:
         """Lines for the user: tensors kept, tensors dropped and why, what was assumed."""
-        lines = [f"{name}: {len(stage.tensors)} tensors" for name, stage in self.stages.items()]
-        lines += [f"dropped {n}: {why}" for why, n in Counter(self.dropped.values()).items()]
+        lines = [f"kept {len(s.tensors)} tensors for {name}" for name, s in self.stages.items()]
+        for why, count in Counter(self.dropped.values()).items():
+            first = next(name for name, reason in self.dropped.items() if reason == why)
+            lines.append(f"dropped {count}, first {first}: {why}")
         return [*lines, *self.remarks]
 
 
