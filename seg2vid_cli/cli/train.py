@@ -10,6 +10,8 @@ import typer
 from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from seg2vid_cli.training.data import Pair
 
 app = typer.Typer(
@@ -42,6 +44,16 @@ OutOption = Annotated[
 MinutesOption = Annotated[float, typer.Option(help="Training time in all, earlier runs included.")]
 SeedOption = Annotated[int, typer.Option(help="Of weights, augmentation and noise.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+MaybePicturesOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Pictures to move as 2.5-D scenes.")
+]
+MaybeLabelsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Their label maps, NAME.png each.")
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|DIR", help="Weights to begin with, of the same configuration."),
+]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
 
 
@@ -74,6 +86,7 @@ def first_frame(
     encoding: EncodingOption = "auto",
     names: NamesOption = None,
     out: OutOption = Path("runs"),
+    start: StartOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 8,
@@ -84,27 +97,47 @@ def first_frame(
     from seg2vid_cli.training.loop import train
 
     pairs = _pairs(pictures, labels, encoding, names)
-    train(FirstFrameTask(pairs, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+    task = FirstFrameTask(pairs, seed=seed, batch=batch, device=device)
+    train(task, out=out, minutes=minutes, start_from=_start(start, "first_frame"))
 
 
 @app.command()
 def motion(
     clip: ClipOption,
     minutes: MinutesOption,
+    pictures: MaybePicturesOption = None,
+    labels: MaybeLabelsOption = None,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    start: StartOption = None,
     out: OutOption = Path("runs"),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
 ) -> None:
-    """Picture and labels to flows; needs a trained segmenter in the same folder."""
+    """Picture and labels to flows; needs a trained segmenter in the same folder.
+
+    With --pictures and --labels, half of every batch are stills moved as 2.5-D scenes.
+    """
     _check(device, batch)
+    if (pictures is None) != (labels is None):
+        raise InputError("--pictures and --labels go together", hint="give both, or none")
     from seg2vid_cli.training.clips import collate, open_clips
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.motion import MotionTask
+    from seg2vid_cli.training.scenes import MixedClips, MovedStills
 
+    pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
     clips = open_clips(clip, out)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
-    train(MotionTask(clips, shown, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+    task = MotionTask(
+        MixedClips(clips, MovedStills(pairs)) if pairs else clips,
+        shown,
+        seed=seed,
+        batch=batch,
+        device=device,
+    )
+    train(task, out=out, minutes=minutes, start_from=_start(start, "motion"))
 
 
 @app.command()
@@ -173,6 +206,16 @@ def evaluate(
     follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
     figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip, runs=out)
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
+
+
+def _start(weights: str | None, stage: str) -> nn.Module | None:
+    if weights is None:
+        return None
+    from seg2vid_cli.weights.load import open_bundle
+
+    bundle = open_bundle(weights)
+    bundle.require(stage)
+    return bundle.network(stage)
 
 
 def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> list[Pair]:

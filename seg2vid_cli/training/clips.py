@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -192,7 +193,7 @@ class MotionClips:
         """Evenly spaced rows for `draw`."""
         return [int(row) for row in np.linspace(0, len(self.starts) - 1, count)]
 
-    def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[np.uint8], ...]:
+    def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], ...]:
         """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`."""
         c, s = self.starts[row]
         stop = s + self.strides[c] * self.num_frames + 1
@@ -210,7 +211,7 @@ class MotionClips:
         return frames, ids, teacher
 
 
-def collate(samples: Sequence[tuple[NDArray[np.uint8], ...]]) -> MotionBatch:
+def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
     """Stack what `MotionClips.draw` gives."""
     frames = torch.from_numpy(np.stack([s[0] for s in samples]))
     teacher = torch.from_numpy(np.stack([s[2] for s in samples])).float()

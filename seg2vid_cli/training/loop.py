@@ -105,6 +105,7 @@ def train(
     minutes: float,
     sheet_every_s: float = 240.0,
     save_every_s: float = 300.0,
+    start_from: nn.Module | None = None,
 ) -> nn.Module:
     """Train until `minutes` of training time have passed in all, earlier runs in `out` included.
 
@@ -114,12 +115,15 @@ def train(
         minutes: Training time in all; the learning rate falls to a twentieth over it.
         sheet_every_s: Seconds between sample sheets.
         save_every_s: Seconds between saved states.
+        start_from: A trained network to begin with where `out` has no state yet.
 
     Returns:
         The averaged network.
     """
     folder = out / task.name
     folder.mkdir(parents=True, exist_ok=True)
+    if start_from is not None:
+        task.network.load_state_dict(start_from.state_dict())
     average = deepcopy(task.network).requires_grad_(False)
     step, seconds_before = 0, 0.0
     if state := load_checkpoint(folder):

@@ -25,6 +25,7 @@ from seg2vid_cli.training.losses import (
     kl_to_normal,
     masked_mean,
 )
+from seg2vid_cli.training.scenes import MixedClips
 from seg2vid_cli.visualize import flow_to_colour
 from seg2vid_cli.warp import backward_warp, half_images_to_px
 
@@ -47,7 +48,7 @@ DOWNSCALE = 2  # of the pictures; flows and visibility are stretched back to the
 
 WARM_UP = 0.4  # share of the training time
 KL_WEIGHT = 1e-4
-TEACHER_WEIGHT = (0.2, 0.04)  # at the start, after the warm-up; per pixel of error
+TEACHER_WEIGHT = (0.2, 0.1)  # at the start, after the warm-up; per pixel of error
 SMOOTH_WEIGHT = 0.02
 CONSISTENCY_WEIGHT = 0.02
 HIDDEN_WEIGHT = 0.1
@@ -114,7 +115,7 @@ class MotionTask:
     """Flow network with two posterior encoders, one per half of the latent.
 
     Args:
-        clips: Training clips with teacher flows.
+        clips: Training clips with teacher flows, real or mixed with moved stills.
         held_out: Clips for the sample sheet.
         seed: Of weights, augmentation and latents.
         batch: Clips per step.
@@ -126,7 +127,7 @@ class MotionTask:
 
     def __init__(
         self,
-        clips: MotionClips,
+        clips: MotionClips | MixedClips,
         held_out: MotionBatch,
         *,
         seed: int = 0,
