@@ -81,7 +81,8 @@ def paint_scene(
     padded_hw = (_round_up(height, multiple, smallest), _round_up(width, multiple, smallest))
     padded, (top, left) = pad_labels(labels, padded_hw)
     ids = torch.from_numpy(padded.label_ids.astype(np.int64)).to(compute.device)
-    planes = F.one_hot(ids, network.config.label_planes).permute(2, 0, 1)[None].float()
+    planes = torch.zeros((1, network.config.label_planes, *ids.shape), device=ids.device)
+    planes.scatter_(1, ids[None, None], 1.0)
     edges = torch.from_numpy(instance_edges(padded)).to(planes)[None, None]
     with compute.run():
         picture: Tensor = network(torch.cat([planes, edges], dim=1)).float()
@@ -101,7 +102,8 @@ def scene_size(config: GlobalConfig | LocalConfig, labels_hw: tuple[int, int]) -
     """
     height, width = labels_hw
     area = config.size_hw[0] * config.size_hw[1]
-    if abs(height * width / area - 1) < AREA_TOLERANCE:
+    rounded = (height - 0.5) * (width - 0.5) <= area <= (height + 0.5) * (width + 0.5)
+    if rounded or abs(height * width / area - 1) < AREA_TOLERANCE:
         return labels_hw
     scale = math.sqrt(area / (height * width))
     return max(1, round(height * scale)), max(1, round(width * scale))
@@ -121,12 +123,15 @@ def picture_size(path: Path) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def read_picture(
+    path: Path, *, size_hw: tuple[int, int], any_aspect: bool = False
+) -> NDArray[np.uint8]:
     """Read a photo to start a clip from, and scale it to the working size.
 
     Args:
         path: Any picture that Pillow reads.
         size_hw: Working size; the photo must have its aspect ratio within 2 %.
+        any_aspect: True where there is no label map that the photo has to fit.
 
     Returns:
         uint8 `(H, W, 3)`.
@@ -137,7 +142,7 @@ def read_picture(path: Path, *, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     height, width = size_hw
     picture = _open_picture(path)
     stretch = (picture.width / picture.height) / (width / height)
-    if abs(stretch - 1) > ASPECT_TOLERANCE:
+    if not any_aspect and abs(stretch - 1) > ASPECT_TOLERANCE:
         raise InputError(
             f"{path}: {picture.width}x{picture.height} has another aspect ratio than the clip "
             f"({width}x{height})",

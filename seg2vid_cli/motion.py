@@ -83,7 +83,9 @@ def predict_motion(
 
 
 def _shrink(x: Tensor, factor: int) -> Tensor:
-    return F.avg_pool2d(x, factor) if factor > 1 else x
+    if factor == 1 or not x.shape[1]:  # pooling takes no picture without channels
+        return x[..., ::factor, ::factor]
+    return F.avg_pool2d(x, factor)
 
 
 def _stretch(x: Tensor, size_hw: tuple[int, int]) -> Tensor:

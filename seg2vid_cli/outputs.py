@@ -19,7 +19,7 @@ from seg2vid_cli.errors import InputError
 from seg2vid_cli.first_frame import picture_size, read_picture
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LabelMap, blank_labels, read_labels
-from seg2vid_cli.pipeline import Clip, ClipFrame, Pipeline, Progress, plan_size
+from seg2vid_cli.pipeline import Clip, ClipFrame, Fit, Pipeline, Progress, plan_size
 from seg2vid_cli.video import (
     FRAME_PATTERN,
     FolderWriter,
@@ -175,13 +175,15 @@ def generate_file(
         inputs.append(picture_path)
     wanted.check(inputs=tuple(inputs))
     pipeline = pipeline or Pipeline.open()
+    alone = labels is None or labels.encoding == "none"  # the picture is all there is
     if labels is None:
         labels = _no_labels(pipeline, picture_path)
     picture = picture_sha256 = None
     if picture_path:
-        room, fit = settings.get("size_hw"), settings.get("fit", "keep")
+        room = settings.get("size_hw")
+        fit: Fit = "stretch" if settings.get("exact") else settings.get("fit", "keep")
         size = plan_size(labels.size_hw, pipeline.bundle.size_hw, room_hw=room, fit=fit)
-        picture = read_picture(picture_path, size_hw=size)
+        picture = read_picture(picture_path, size_hw=size, any_aspect=alone)
         picture_sha256 = hashlib.sha256(picture_path.read_bytes()).hexdigest()
     clip = pipeline.generate(
         labels, picture=picture, picture_sha256=picture_sha256, progress=progress, **settings

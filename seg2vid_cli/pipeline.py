@@ -198,6 +198,7 @@ class Pipeline:
         quality: float = DEFAULT_QUALITY,
         size_hw: tuple[int, int] | None = None,
         fit: Fit = "keep",
+        exact: bool = False,
         picture: NDArray[np.uint8] | None = None,
         picture_sha256: str | None = None,
         progress: Progress = lambda stage, done, total: None,
@@ -213,6 +214,8 @@ class Pipeline:
             quality: Noted for the writer of the video file.
             size_hw: Room for the frames; the area of the weights' own size if not given.
             fit: `keep` the label map's aspect ratio inside that room, or `stretch` to fill it.
+            exact: `size_hw` is the very size, whatever `fit` says: to repeat a clip from the map
+                in it, whose sides are rounded.
             picture: uint8 `(H, W, 3)` at the clip's size, to start from instead of painting.
             picture_sha256: Hash of the picture's file, for the recipe; else of its pixels.
             progress: Called with stage, steps done and steps in all.
@@ -241,7 +244,9 @@ class Pipeline:
         ):
             if not 0 <= number <= top:  # also false for NaN
                 raise InputError(f"{what} is out of range", hint=f"a number from 0 to {top}")
-        size = plan_size(labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit=fit)
+        size = plan_size(
+            labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit="stretch" if exact else fit
+        )
         scene = None if picture is not None else self._scene(labels)
         # Elsewhere instances do not change a pixel, so they are no part of how a clip was made.
         small = resize_labels(labels if scene is None else scene, size)
@@ -312,6 +317,8 @@ class Pipeline:
         first, planes = self._as_motion_sees(first, planes)
         progress("first frame", 1, 1)
         yield ClipFrame(index=0, source=0, frame=to_uint8(first[0][window]))
+        if recipe.frames == 1:  # may come from weights without motion
+            return
         for index, source, frame, flow, forward, visible in self._continue(recipe, first, planes):
             progress("motion", index, recipe.frames - 1)
             yield ClipFrame(
@@ -418,10 +425,10 @@ def plan_size(
     if fit not in FITS:
         raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
     aspect = labels_hw[1] / labels_hw[0]
+    side = math.sqrt(native_hw[0] * native_hw[1] / aspect)
+    usual = _even(side), _even(side * aspect)
     if room_hw is None:
-        side = math.sqrt(native_hw[0] * native_hw[1] / aspect)
-        room_hw = _even(side), _even(side * aspect)
-        fit = "stretch"
+        room_hw, fit = usual, "stretch"
     low, high = SIDE_RANGE_PX
     height, width = room_hw
     if not (low <= height <= high and low <= width <= high):
@@ -432,7 +439,7 @@ def plan_size(
         raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
     if fit == "stretch":
         return height, width
-    if max(height - 1, (width - 1) / aspect) <= min(height + 1, (width + 1) / aspect):
+    if room_hw == usual or _even(height * aspect) == width or _even(width / aspect) == height:
         return height, width  # the same aspect ratio, but for the rounding to even sides
     scale = min(width / labels_hw[1], height / labels_hw[0])
     fitted = _even(labels_hw[0] * scale), _even(labels_hw[1] * scale)

@@ -21,13 +21,17 @@ import socketserver
 import struct
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
 
 HOST = "127.0.0.1"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".mp4")
@@ -61,12 +65,14 @@ class Fault:
     """Something that goes wrong, in all requests or some.
 
     `file` is a pattern (fnmatch) for the file's path in its repository or for the path of the URL
-    ("*.safetensors", "/api/*", "/owner/name/*"), `methods` the methods concerned, and `times` how
-    often it happens before all is well again (None: always). `used` counts how often it did.
+    ("*.safetensors", "/api/*", "/owner/name/*"), `methods` the methods concerned, `after` how many
+    of these requests pass first, and `times` how often it happens before all is well again (None:
+    always). `used` counts how often it did.
     """
 
     file: str = "*"
     methods: tuple[str, ...] = ("HEAD", "GET", "POST", "PUT")
+    after: int = 0
     times: int | None = None
     used: int = field(default=0, init=False)
 
@@ -141,6 +147,13 @@ class Redirect(Fault):
 @dataclass
 class IgnoreRange(Fault):
     """The whole file with status 200, whatever Range asks for."""
+
+
+@dataclass
+class Headers(Fault):
+    """Other headers with a file than the right ones, by their names; None leaves one out."""
+
+    values: Mapping[str, str | None]
 
 
 F = TypeVar("F", bound=Fault)
@@ -262,6 +275,7 @@ class HubServer:
         self.user = "tester"
         self.orgs = list(orgs)
         self.port = 0
+        self.home = self.cache = Path()  # of those who take this for the Hub, see hub_in_place
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.repos: dict[str, Repo] = {}
@@ -353,6 +367,9 @@ class HubServer:
                     and (fault.times is None or fault.used < fault.times)
                     and any(fnmatchcase(name, fault.file) for name in names)
                 ):
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.used += 1
                     return fault
         return None
@@ -519,15 +536,18 @@ class _Handler(BaseHTTPRequestHandler):
         commit = {"X-Repo-Commit": oid}
         if data is None:
             raise HubError(404, "Entry not found", "EntryNotFound", commit)
+        headers = self.file_headers(path, data) | commit
+        if (other := self.hub.fault(Headers, self.command, *names)) is not None:
+            changed = {**headers, **other.values}
+            headers = {name: value for name, value in changed.items() if value is not None}
         redirect = self.hub.fault(Redirect, self.command, *names)
         if redirect is None:
-            self.send_file(data, self.file_headers(path, data) | commit, names)
+            self.send_file(data, headers, names)
             return
         location = f"/cdn/{repo.id}/{oid}/{quote(path)}"
         if redirect.host is not None:
             location = f"http://{redirect.host}:{self.hub.port}{location}?signature=1"
-        headers = self.file_headers(path, data) | commit | {"Location": location}
-        self.answer(b"Found. Redirecting", 302, headers)
+        self.answer(b"Found. Redirecting", 302, headers | {"Location": location})
 
     def send_from_cdn(self, repo_id: str, oid: str, names: list[str]) -> None:
         """A file from where Redirect sends to."""
@@ -796,6 +816,38 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         kind = {"Content-Type": "application/json; charset=utf-8"}
         self.answer(json.dumps(data).encode(), status, {**kind, **(headers or {})})
+
+
+@contextlib.contextmanager
+def hub_in_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """Make a server the Hub of this process, with an empty HF_HOME; `home` and `cache` tell where.
+
+    No Xet, no token, no waiting between attempts.
+    """
+    import huggingface_hub
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        server.home, server.cache = home, home / "hub"
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in (
+            ("constants.HF_HUB_DISABLE_XET", True),
+            ("constants.HF_HUB_OFFLINE", False),
+            ("constants.ENDPOINT", server.url),
+            ("constants.HUGGINGFACE_CO_URL_TEMPLATE", template),
+            ("constants.HF_HUB_CACHE", str(server.cache)),
+            ("constants.HF_TOKEN_PATH", str(home / "token")),
+            ("utils._cache_manager.HF_HUB_CACHE", str(server.cache)),
+            ("utils._cache_assets.HF_ASSETS_CACHE", str(home / "assets")),
+        ):
+            monkeypatch.setattr(f"huggingface_hub.{name}", value)
+        monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", {}, raising=False)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        try:
+            yield server
+        finally:
+            huggingface_hub.close_session()
 
 
 def _parse_range(text: str, size: int) -> tuple[int, int]:

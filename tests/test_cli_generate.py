@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
 import seg2vid_cli
@@ -36,7 +39,8 @@ from seg2vid_cli.weights.registry import read_registry
 torch.set_num_threads(1)
 
 STREET = read_registry()["street"]
-BUNDLE = json.loads((STREET.path / "bundle.json").read_text(encoding="utf-8"))
+STREET_FOLDER = STREET.local_folder()
+BUNDLE = json.loads((STREET_FOLDER / "bundle.json").read_text(encoding="utf-8"))
 SIZE, FRAMES = (64, 32), 3
 SMALL = ("--size", "64x32", "--frames", FRAMES, "--device", "cpu")
 EXTRAS = (
@@ -295,9 +299,83 @@ def damage_json(folder: Path) -> None:
     (folder / "bundle.json").write_text("{")
 
 
-def damage_key(folder: Path) -> None:
-    bundle = {key: value for key, value in BUNDLE.items() if key != "fps"}
+def damage_fact(folder: Path) -> None:
+    bundle = json.loads((folder / "bundle.json").read_text())
+    del bundle["fps"]
     (folder / "bundle.json").write_text(json.dumps(bundle))
+
+
+def damage_header_length(folder: Path) -> None:
+    data = (folder / "motion.safetensors").read_bytes()
+    (folder / "motion.safetensors").write_bytes(struct.pack("<Q", 7) + data[8:])
+
+
+def damage_header_size(folder: Path) -> None:
+    data = (folder / "motion.safetensors").read_bytes()
+    (folder / "motion.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + data[8:])
+
+
+def damage_offsets(folder: Path) -> None:
+    path = folder / "motion.safetensors"
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    offsets = [header[name]["data_offsets"] for name in header if name != "__metadata__"]
+    offsets[1][:] = [offsets[0][0], offsets[0][0] + offsets[1][1] - offsets[1][0]]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def damage_end(folder: Path) -> None:
+    path = folder / "motion.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "motion.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "motion.safetensors")
+
+
+def damage_dtype(folder: Path) -> None:
+    name = "merge.main.0.weight"
+    change_tensors(folder, lambda t: t.update({name: t[name].int()}))
+
+
+def damage_fp8(folder: Path) -> None:
+    name, dtype = "merge.main.0.weight", torch.float8_e4m3fn
+    change_tensors(folder, lambda t: t.update({name: t[name].to(dtype)}))
+
+
+def damage_shape(folder: Path) -> None:
+    change_tensors(folder, lambda t: t.update({"latent_fc.bias": t["latent_fc.bias"][:-1].clone()}))
+
+
+def damage_key(folder: Path) -> None:
+    change_tensors(folder, lambda t: t.pop("latent_fc.bias"))
+
+
+def damage_more_keys(folder: Path) -> None:
+    change_tensors(folder, lambda t: t.update({"posterior.bias": torch.zeros(3)}))
+
+
+def damage_nan(folder: Path) -> None:
+    change_tensors(folder, lambda t: t["latent_fc.bias"].fill_(float("nan")))
+
+
+class Dangerous:
+    """Would be run by anything that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("was-run"),))
+
+
+def damage_pickle(folder: Path) -> None:
+    (folder / "motion.safetensors").write_bytes(pickle.dumps(Dangerous()))
+
+
+def damage_torch_pickle(folder: Path) -> None:
+    torch.save(Dangerous(), folder / "motion.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -305,13 +383,25 @@ def damage_key(folder: Path) -> None:
     [
         (damage_file, "motion.safetensors"),
         (damage_nothing_left, "motion.safetensors"),
+        (damage_header_length, "motion.safetensors"),
+        (damage_header_size, "motion.safetensors"),
+        (damage_offsets, "motion.safetensors"),
+        (damage_end, "motion.safetensors"),
+        (damage_dtype, "motion.safetensors"),
+        (damage_fp8, "motion.safetensors"),
+        (damage_shape, "motion.safetensors"),
+        (damage_key, "motion.safetensors"),
+        (damage_more_keys, "motion.safetensors"),
+        (damage_nan, "motion.safetensors"),
+        (damage_pickle, "motion.safetensors"),
+        (damage_torch_pickle, "motion.safetensors"),
         (damage_missing, "motion.safetensors"),
         (damage_json, "bundle.json"),
-        (damage_key, "bundle.json"),
+        (damage_fact, "bundle.json"),
     ],
 )
-def test_damaged_weights_are_1(damage, where):
-    shutil.copytree(STREET.path, "weights")
+def test_damaged_weights_are_1(damage, where, tiny_bundle):
+    shutil.copytree(tiny_bundle, "weights")
     damage(Path("weights"))
     Path("out.mp4").write_bytes(b"old")
     command = ("generate", "street.png", "-o", "out.mp4", *SMALL, "--weights", "weights")
@@ -664,6 +754,205 @@ def test_like_of_a_clip_made_from_a_picture_needs_the_picture():
     assert seg2vid(*again, "--first-frame", "photo.png").code == 0
     assert Path("again.mp4").read_bytes() == Path("clip.mp4").read_bytes()
     assert "picture differs" in seg2vid(*again, "--first-frame", "other.png").err
+
+
+# ---- weights that lack stages, labels or colours -------------------------------------------------
+
+
+def objects(height: int = 32, width: int = 64) -> np.ndarray:
+    """The scene as a Cityscapes instance map: its car is two, one in front of the other."""
+    ids = scene(height, width).astype(np.int32)
+    cars = ids == 26
+    ids[cars] = 26_000
+    ids[:, : width * 5 // 12][cars[:, : width * 5 // 12]] = 26_001
+    return ids
+
+
+def save_objects(name: str, ids: np.ndarray) -> str:
+    Image.fromarray(ids.astype(np.uint16)).save(name)
+    return name
+
+
+def generated(*arguments: object) -> Done:
+    done = seg2vid("generate", *arguments, "--device", "cpu")
+    assert (done.code, done.err) == (0, ""), done.err
+    return done
+
+
+def same_bytes(one: str, other: str) -> bool:
+    return Path(one).read_bytes() == Path(other).read_bytes()
+
+
+MIXED = ("--weights", "mover", "--first-frame-weights", "enhancer", "--frames", 3)
+
+
+@pytest.mark.usefixtures("named_bundles")
+@pytest.mark.parametrize("shape", [(32, 64), (31, 47), (100, 70)], ids=str)
+@pytest.mark.parametrize("kind", ["ids", "instance ids", "ids and instances"])
+def test_like_repeats_what_pix2pixhd_painted(shape, kind):
+    maps = [save("ids.png", scene(*shape))]
+    if kind == "instance ids":
+        maps = [save_objects("objects.png", objects(*shape))]
+    elif kind == "ids and instances":
+        maps += ["--instances", save_objects("objects.png", objects(*shape))]
+    generated(*maps, *MIXED, "-o", "clip.mp4")
+    done = generated("--like", "clip.mp4", "-o", "alone.mp4")
+    assert same_bytes("alone.mp4", "clip.mp4")
+    report = facts(done.out)
+    assert report["weights"] == "mover (--like)\nfirst frame  enhancer (--like)"
+    generated(*maps, "--like", "clip.mp4", "-o", "again.mp4")
+    assert same_bytes("again.mp4", "clip.mp4")
+
+
+@pytest.mark.usefixtures("named_bundles")
+@pytest.mark.parametrize("shape", [(482, 277), (273, 798)], ids=str)
+def test_like_alone_keeps_the_size_that_was_fitted_into_room(shape):
+    """A stored scene has sides of its own, so its aspect ratio is not quite that of the map."""
+    command = ("--weights", "mover", "--first-frame-weights", "painter", "--frames", 1)
+    save("map.png", scene(*shape))
+    generated("map.png", *command, "--size", "512x256", "-o", "clip.mp4")
+    generated("--like", "clip.mp4", "-o", "alone.mp4")
+    assert read_recipe(Path("alone.mp4")).size == read_recipe(Path("clip.mp4")).size
+    assert same_bytes("alone.mp4", "clip.mp4")
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_instances_change_what_pix2pixhd_paints():
+    save_objects("objects.png", objects())
+    generated("street.png", *MIXED, "-o", "plain.mp4")
+    generated("street.png", "--instances", "objects.png", *MIXED, "-o", "apart.mp4")
+    generated("objects.png", *MIXED, "-o", "both.mp4")
+    assert same_bytes("apart.mp4", "both.mp4")
+    assert not same_bytes("apart.mp4", "plain.mp4")
+    done = seg2vid("generate", "objects.png", "--like", "plain.mp4", "-o", "other.mp4")
+    assert (done.code, "the label map differs" in done.err) == (0, True)
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_label_ids_beyond_the_classes_reach_pix2pixhd():
+    """A bridge and a parking lot are no classes: to LabelUNet they are the same."""
+    for name, label in (("bridge.png", 15), ("parking.png", 9)):
+        ids = scene()
+        ids[4:20, 4:40] = label
+        save(name, ids)
+        generated(name, *MIXED, "-o", f"{name}.gif")
+        generated(name, "--weights", "tiny", "--frames", 2, "-o", f"{name}.webp")
+    recipes = {end: read_recipe(Path(f"bridge.png.{end}")) for end in ("gif", "webp")}
+    others = {end: read_recipe(Path(f"parking.png.{end}")) for end in ("gif", "webp")}
+    assert recipes["webp"] == others["webp"]
+    assert recipes["gif"] != others["gif"]
+    assert set(np.unique(recipes["gif"].labels().label_ids)) == {7, 11, 15, 23, 26}
+    assert not same_bytes("bridge.png.gif", "parking.png.gif")
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_a_generator_alone_makes_a_clip_of_one_frame():
+    save("square.png", scene(90, 90))
+    done = generated("square.png", "--weights", "painter", "--frames", 1, "-o", "one.mp4")
+    assert read_back("one.mp4").frames.shape == (1, 46, 46, 3)
+    assert "1 frames (option) at 1 fps (weights)" in facts(done.out)["length"]
+    generated("--like", "one.mp4", "-o", "again.mp4")
+    assert same_bytes("again.mp4", "one.mp4")
+    refused(
+        *("generate", "square.png", "--weights", "painter"),
+        says=("'painter' have no motion stage, only first frame", "--motion-weights"),
+    )
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_motion_alone_needs_a_first_frame():
+    command = ("generate", "street.png", "--weights", "mover", "--frames", 2, "-o", "a.mp4")
+    refused(*command, says=("'mover' have no first-frame stage", "--first-frame-weights"))
+    photo(64, 32).save("photo.png")
+    generated(*command[1:], "--first-frame", "photo.png")
+    assert read_back("a.mp4").fps == 12
+    generated(*command[1:], "--first-frame-weights", "tiny")
+    assert read_recipe(Path("a.mp4")).first_frame_weights == "tiny"
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_mixed_weights_are_reported_and_known_again():
+    command = ("street.png", "--weights", "tiny", "--motion-weights", "mover", "--frames", 2)
+    report = facts(generated(*command, "-o", "a.mp4", "--first-frame-weights", "painter").out)
+    assert report["weights"].splitlines() == [
+        "tiny (option)",
+        "first frame  painter (option)",
+        "motion       mover (option)",
+    ]
+    recipe = read_recipe(Path("a.mp4"))
+    assert list(recipe.weights_sha256) == [
+        *("first_frame", "motion", "refine"),
+        *("bundle", "first_frame_bundle", "motion_bundle"),
+    ]
+    assert facts(generated("street.png", "--frames", 1).out)["weights"] == "street (default)"
+
+
+@pytest.mark.usefixtures("named_bundles")
+def test_naming_weights_means_all_of_them():
+    generated("street.png", *MIXED, "--motion-weights", "mover", "-o", "mixed.mp4")
+    like = ("--like", "mixed.mp4", "-o")
+
+    def weights(*options: str) -> tuple[str | None, ...]:
+        done = seg2vid("generate", *like, "again.mp4", *options)
+        assert done.code == 0, done.err
+        recipe = read_recipe(Path("again.mp4"))
+        return recipe.weights, recipe.first_frame_weights, recipe.motion_weights
+
+    assert weights() == ("mover", "enhancer", "mover")
+    assert weights("--weights", "tiny") == ("tiny", None, None)
+    assert weights("--first-frame-weights", "painter") == ("mover", "painter", "mover")
+    assert weights("--motion-weights", "tiny") == ("mover", "enhancer", "tiny")
+    both = ("--weights", "tiny", "--first-frame-weights", "painter")
+    assert weights(*both) == ("tiny", "painter", None)
+    done = seg2vid("generate", *like, "again.mp4", "--weights", "tiny")
+    assert "the weights differs" in done.err or "the weights differ" in done.err
+
+
+@pytest.mark.usefixtures("named_bundles")
+@pytest.mark.parametrize("weights", ["blind", "grey"])
+def test_weights_without_labels_need_only_a_picture(weights):
+    photo(98, 64).save("photo.png")
+    command = ("--weights", weights, "--first-frame", "photo.png", "--frames", 5)
+    report = facts(generated(*command, "-o", "a.mp4", "--save-frames", "frames").out)
+    # sqrt(2048 * 64 / 98) = 36.57, and 56.00 of that
+    assert read_back("a.mp4").frames.shape == (5, 36, 56, 3)
+    assert report["label map"] == "none, these weights read none"
+    assert "classes" not in report
+    first = picture("frames/frame_00000.png")
+    expected = photo(98, 64).resize((56, 36), Image.Resampling.LANCZOS)
+    if weights == "grey":
+        for number in range(5):
+            pixels = np.asarray(picture(f"frames/frame_{number:05d}.png"))
+            assert np.array_equal(pixels, np.repeat(pixels[..., :1], 3, axis=-1))
+        assert np.abs(np.asarray(first, int)[..., 0] - np.asarray(expected.convert("L"))).max() <= 1
+    else:
+        assert np.array_equal(np.asarray(first), np.asarray(expected))
+    generated("--like", "a.mp4", "--first-frame", "photo.png", "-o", "again.mp4")
+    assert same_bytes("again.mp4", "a.mp4")
+    # With a label map the same, but for the map itself.
+    save("map.png", scene(64, 98))
+    generated("map.png", *command, "-o", "b.mp4", "--save-frames", "others")
+    for number in range(5):
+        assert same_bytes(f"frames/frame_{number:05d}.png", f"others/frame_{number:05d}.png")
+    result = json.loads(generated(*command, "-o", "a.mp4", "--json").out)
+    assert result["labels"]["file"] is None
+
+
+@pytest.mark.usefixtures("named_bundles")
+@pytest.mark.parametrize("size", [(60, 40), (640, 400)], ids=str)
+def test_a_picture_alone_shows_what_it_shows(size):
+    """Rounding to even sides is no reason to call its aspect ratio another."""
+    photo(*size).save("photo.png")
+    generated("--weights", "blind", "--first-frame", "photo.png", "--frames", 1, "-o", "a.mp4")
+
+
+@pytest.mark.usefixtures("named_bundles")
+@pytest.mark.parametrize("weights", [(), ("--weights", "mover"), ("--weights", "painter")], ids=str)
+def test_other_weights_need_a_label_map(weights):
+    photo(64, 32).save("photo.png")
+    command = ("generate", "--first-frame", "photo.png", "-o", "a.mp4", *weights)
+    refused(*command, says=("painter" if "painter" in weights else "no label map given", "hint: "))
+    refused(*command[:3], says=("no output given", "-o FILE.mp4"))
 
 
 # ---- the library, names, memory ------------------------------------------------------------------

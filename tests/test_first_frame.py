@@ -5,15 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import LABEL_UNET, lively
+from conftest import GLOBAL, LABEL_UNET, LOCAL, lively
 from PIL import Image
 
 from seg2vid_cli import first_frame
 from seg2vid_cli.device import draw_normal, resolve_compute
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.first_frame import paint_first_frame, picture_to_tensor, read_picture
-from seg2vid_cli.labels import one_hot
+from seg2vid_cli.first_frame import (
+    paint_first_frame,
+    paint_scene,
+    picture_size,
+    picture_to_tensor,
+    read_picture,
+    scene_size,
+)
+from seg2vid_cli.label_sets import TRAIN_ID_OF_LABEL
+from seg2vid_cli.labels import LabelMap, instance_edges, one_hot
 from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.pix2pixhd import GlobalGenerator, LocalEnhancer
 
 CPU = resolve_compute("cpu", "fp32")
 ORIENTATION = 0x0112
@@ -80,6 +89,125 @@ def test_a_painted_picture_is_float32_in_every_precision(network, planes):
     assert 0 < (exact - rough).abs().max() < 0.05
 
 
+# ---- painting label ids and borders --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["global", "local"])
+def painter(request):
+    """pix2pixHD's generators; both want multiples, of 2 and of 4."""
+    if request.param == "global":
+        return lively(GlobalGenerator(GLOBAL))
+    return lively(LocalEnhancer(LOCAL))
+
+
+def scene(height, width, *, instances=True):
+    """Every label id in blocks of 6 pixels, with objects of 3 pixels in them."""
+    y, x = np.mgrid[:height, :width] // 6
+    ids = ((11 * y + x) % 35).astype(np.uint8)
+    objects = None
+    if instances:
+        y, x = np.mgrid[:height, :width] // 3
+        objects = ((x + y) % 7).astype(np.int32)
+    return LabelMap(train_ids=TRAIN_ID_OF_LABEL[ids], label_ids=ids, instances=objects)
+
+
+def by_hand(painter, labels):
+    """The picture of a map whose sides the network can take, in [0, 1]."""
+    planes = torch.zeros(1, 36, *labels.size_hw)
+    for row, line in enumerate(labels.label_ids.tolist()):
+        for column, label in enumerate(line):
+            planes[0, label, row, column] = 1
+    planes[0, 35] = torch.from_numpy(instance_edges(labels))
+    return (painter(planes) + 1) / 2
+
+
+@pytest.mark.parametrize("instances", [True, False])
+def test_a_scene_of_the_right_size_is_painted_as_the_network_paints_it(painter, instances):
+    labels = scene(32, 64, instances=instances)
+    painted = paint_scene(painter, labels, size_hw=(32, 64), compute=CPU)
+    assert painted.shape == (1, 3, 32, 64)
+    torch.testing.assert_close(painted, by_hand(painter, labels), rtol=0, atol=1e-6)
+
+
+def test_a_scene_is_made_smaller_without_a_filter(painter):
+    labels = scene(32, 64)
+    full = by_hand(painter, labels)
+    # The middle of 4x4 pixels lies between the inner four; their neighbours do not count.
+    inner = full.unfold(2, 4, 4).unfold(3, 4, 4)[..., 1:3, 1:3].mean((-1, -2))
+    painted = paint_scene(painter, labels, size_hw=(8, 16), compute=CPU)
+    torch.testing.assert_close(painted, inner, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size_hw", [(31, 47), (1, 50), (33, 5), (2, 2)], ids=str)
+def test_a_scene_of_any_size_is_padded_by_its_border(painter, size_hw):
+    multiple, smallest = painter.config.multiple, painter.config.smallest
+    labels = scene(*size_hw)
+    borders = [(0, 0), (0, 0)]
+    for axis, side in enumerate(size_hw):
+        more = max(smallest, -(-side // multiple) * multiple) - side
+        borders[axis] = (more // 2, more - more // 2)
+    ids, objects = (np.pad(a, borders, mode="edge") for a in (labels.label_ids, labels.instances))
+    padded = LabelMap(train_ids=TRAIN_ID_OF_LABEL[ids], label_ids=ids, instances=objects)
+    (top, _), (left, _) = borders
+    expected = by_hand(painter, padded)[..., top : top + size_hw[0], left : left + size_hw[1]]
+    painted = paint_scene(painter, labels, size_hw=size_hw, compute=CPU)
+    torch.testing.assert_close(painted, expected, rtol=0, atol=1e-6)
+
+
+def test_borders_and_ids_beyond_the_classes_are_painted(painter):
+    labels = scene(32, 64)
+    painted = paint_scene(painter, labels, size_hw=(32, 64), compute=CPU)
+    plain = scene(32, 64, instances=False)
+    assert not np.array_equal(instance_edges(plain), instance_edges(labels))
+    without = paint_scene(painter, plain, size_hw=(32, 64), compute=CPU)
+    assert (painted - without).abs().max() > 0.01
+    # Rail track, bridge and parking are no classes, but label ids like any other.
+    flat = np.zeros((32, 64), np.uint8)
+    pictures = []
+    for other in (0, 9, 10, 15, 34):
+        flat[8:20, 10:50] = other
+        blank = LabelMap(train_ids=np.full((32, 64), 19, np.uint8), label_ids=flat)
+        pictures.append(paint_scene(painter, blank, size_hw=(32, 64), compute=CPU))
+    for index, one in enumerate(pictures):
+        assert all((one - other).abs().max() > 0.01 for other in pictures[:index])
+
+
+def test_a_scene_is_float32_in_every_precision(painter):
+    labels = scene(32, 64)
+    exact = paint_scene(painter, labels, size_hw=(16, 32), compute=CPU)
+    bf16 = resolve_compute("cpu", "bf16")
+    rough = paint_scene(painter, labels, size_hw=(16, 32), compute=bf16)
+    assert exact.dtype == rough.dtype == torch.float32
+    assert 0 < (exact - rough).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("labels_hw", "expected"),
+    [
+        ((32, 64), (32, 64)),
+        ((16, 32), (32, 64)),
+        ((320, 640), (32, 64)),
+        ((45, 46), (45, 46)),  # 2070 pixels, 1.1 % more than 2048
+        ((46, 46), (45, 45)),  # 2116 are 3.3 % more
+        ((44, 46), (44, 46)),  # 2024 are 1.2 % less
+        ((90, 120), (39, 52)),  # sqrt(2048 / 10800) = 0.43546: 39.19 and 52.26
+        ((1000, 1), (1431, 1)),  # sqrt(2048 / 1000) = 1.431
+        ((1, 10_000), (1, 4525)),  # sqrt(0.2048) = 0.45255; no side vanishes
+    ],
+    ids=str,
+)
+def test_a_scene_has_the_native_area_and_its_own_aspect(labels_hw, expected):
+    assert scene_size(GLOBAL, labels_hw) == expected
+
+
+def test_a_scene_keeps_the_size_it_has_once():
+    """Else a stored scene would be resized again when the clip is repeated."""
+    for height in range(16, 700, 3):
+        for width in range(max(16, height // 16), 16 * height, 1 + height // 2):
+            once = scene_size(LOCAL, (height, width))
+            assert scene_size(LOCAL, once) == once, (height, width)
+
+
 # ---- reading -------------------------------------------------------------------------------------
 
 
@@ -130,6 +258,15 @@ def test_another_aspect_ratio_is_refused(tmp_path, width):
     error = error_of(save(tmp_path / "photo.png", gradient(96, width)))
     assert f"{width}x96 has another aspect ratio than the clip (64x32)" in error.message
     assert "crop the photo" in error.hint
+
+
+def test_the_size_of_a_picture_is_that_of_the_upright_one(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(tmp_path / "photo.png", gradient(32, 64), exif=exif)
+    assert picture_size(path) == (64, 32)
+    with pytest.raises(InputError, match=r"none\.png: No such file"):
+        picture_size(tmp_path / "none.png")
 
 
 def test_a_missing_picture_is_refused(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from hub_server import (
     BAD_TOKEN,
     CutAfter,
+    Headers,
     HubServer,
     IgnoreRange,
     Redirect,
@@ -174,6 +175,22 @@ def test_faults_end_and_keep_to_their_files(hub, download):
     assert hub.faults[0].used == 0
     assert download("bundle.json") == b"{}"
     assert len(hub.sent("*.json", "HEAD")) == 2
+
+
+def test_faults_that_come_later(hub, download):
+    hub.faults.append(Status(404, after=1, times=1))
+    with pytest.raises(hf.RemoteEntryNotFoundError):
+        download()  # the first request, HEAD, passes
+    assert len(hub.requests) == 2
+    assert download() == BIG
+
+
+def test_other_headers(hub, download):
+    hub.faults.append(Headers({"ETag": '"other"', "X-Linked-Etag": None}, times=1))
+    assert download() == BIG
+    hub.faults[:] = [Headers({"X-Repo-Commit": None})]
+    with pytest.raises(hf.LocalEntryNotFoundError, match="X-Repo-Commit"):
+        download("bundle.json")
 
 
 def test_other_content_and_other_sizes_that_nothing_gives_away(hub, download):

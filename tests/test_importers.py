@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
+import hashlib
 import json
 import os
 import pickle
@@ -18,6 +21,7 @@ import torch
 from conftest import FLOW, REFINE, lively
 from safetensors import safe_open
 from safetensors.torch import save_file
+from test_hub import bug
 from test_parity import read_manifest
 from test_pix2pixhd import GLOBAL, LOCAL
 
@@ -25,10 +29,11 @@ from seg2vid_cli.errors import CheckpointError, InputError
 from seg2vid_cli.networks.pix2pixhd import GlobalGenerator, LocalEnhancer
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.weights.importers import KINDS, pix2pixhd, seg2vid
+from seg2vid_cli.weights.importers import KINDS, convert, pix2pixhd, seg2vid
 from seg2vid_cli.weights.importers.checkpoint import open_checkpoint, unwrap
 from seg2vid_cli.weights.importers.convert import import_checkpoint, import_tensors
-from seg2vid_cli.weights.load import config_from_dict, load_strictly
+from seg2vid_cli.weights.load import config_from_dict, load_strictly, read_bundle
+from seg2vid_cli.weights.publish import describe_bundle
 
 TABLES = {
     "seg2vid-two-path": seg2vid.MOTION | seg2vid.REFINE,
@@ -37,9 +42,16 @@ TABLES = {
     "pix2pixhd-global": pix2pixhd.GLOBAL,
     "pix2pixhd-local": pix2pixhd.LOCAL,
 }
-DEEP_GLOBAL = replace(GLOBAL, channels=(2, 3, 4, 5, 6), blocks=9, size_hw=(512, 1024))
+DEEP_GLOBAL = replace(
+    GLOBAL, label_planes=35, channels=(2, 3, 4, 5, 6), blocks=9, size_hw=(512, 1024)
+)
 DEEP_LOCAL = replace(
-    LOCAL, channels=(3, 3, 4, 5, 6), blocks=9, detail_blocks=3, size_hw=(1024, 2048)
+    LOCAL,
+    label_planes=35,
+    channels=(3, 3, 4, 5, 6),
+    blocks=9,
+    detail_blocks=3,
+    size_hw=(1024, 2048),
 )
 
 
@@ -75,12 +87,14 @@ def no_labels():
     )
 
 
-def global_generator():
-    return originals(GlobalGenerator(DEEP_GLOBAL), pix2pixhd.GLOBAL)
+def global_generator(label_planes=35):
+    network = GlobalGenerator(replace(DEEP_GLOBAL, label_planes=label_planes))
+    return originals(network, pix2pixhd.GLOBAL)
 
 
-def local_enhancer():
-    return originals(LocalEnhancer(DEEP_LOCAL), pix2pixhd.LOCAL)
+def local_enhancer(label_planes=35):
+    network = LocalEnhancer(replace(DEEP_LOCAL, label_planes=label_planes))
+    return originals(network, pix2pixhd.LOCAL)
 
 
 MAKERS = {
@@ -155,21 +169,193 @@ def test_every_kind_has_a_title_and_the_list_loads_no_torch():
 def test_round_trip_gives_files_that_load_strictly(tmp_path, kind):
     source = MAKERS[kind]()
     path = saved(tmp_path / "original.pth", source)
-    result = import_checkpoint(path, kind, tmp_path / "made")
-    files = {f"{stage}.{end}" for stage in result.stages for end in ("json", "safetensors")}
-    assert {p.name for p in (tmp_path / "made").iterdir()} == files
+    made = tmp_path / "made"
+    result = import_checkpoint(path, kind, made)
+    stages = {f"{stage}.safetensors" for stage in result.stages}
+    assert {p.name for p in made.iterdir()} == {"bundle.json", "README.md", *stages}
+    description = json.loads((made / "bundle.json").read_text(encoding="utf-8"))
+    assert set(description) == {"name", "labels", "size_hw", "fps", "stages"}
+    assert set(description["stages"]) == set(result.stages)
     for name, stage in result.stages.items():
-        entry = json.loads((tmp_path / "made" / f"{name}.json").read_text(encoding="utf-8"))
+        entry = description["stages"][name]
         assert set(entry) == {"family", "file", "config", "options"}
         config = config_from_dict(type(stage.part.config), entry["config"])
         assert config == stage.part.config
         network = stage.part.network(config)
-        load_strictly(network, tmp_path / "made" / entry["file"])
+        load_strictly(network, made / entry["file"])
         loaded = network.state_dict()
         for old, new in stage.part.renames.items():
             assert torch.equal(loaded[new], source[old])
     kept = sum(len(stage.tensors) for stage in result.stages.values())
     assert kept + len(result.dropped) == len(source)
+
+
+FACTS = {  # label set, frame rate and stages
+    "seg2vid-two-path": ("cityscapes-20", 17.0, ["motion", "refine"]),
+    "seg2vid-one-path": ("cityscapes-20", 17.0, ["motion", "refine"]),
+    "seg2vid-no-labels": ("none", 25.0, ["motion", "refine"]),
+    "pix2pixhd-global": ("cityscapes-35", None, ["first_frame"]),
+    "pix2pixhd-local": ("cityscapes-35", None, ["first_frame"]),
+}
+
+
+@EVERY_KIND
+def test_the_folder_is_a_bundle(tmp_path, kind):
+    path = saved(tmp_path / "a.pth", MAKERS[kind]())
+    result = import_checkpoint(path, kind, tmp_path / "made")
+    labels, fps, stages = FACTS[kind]
+    bundle = read_bundle(tmp_path / "made")
+    assert (bundle.name, bundle.labels, bundle.fps) == ("made", labels, fps)
+    assert bundle.size_hw == result.size_hw
+    assert list(bundle.stages) == stages
+    for name, stage in result.stages.items():
+        spec = bundle.stages[name]
+        assert (spec.family, spec.config) == (stage.part.family, stage.part.config)
+        assert spec.options == stage.part.options
+        loaded = bundle.network(name).state_dict()
+        assert all(torch.equal(loaded[n], t) for n, t in stage.tensors.items())
+    spec = describe_bundle(tmp_path / "made")
+    assert spec.license == "not stated by the authors"
+    assert spec.title == KINDS[kind]
+    assert spec.source.startswith(("Pan et al., ", "Wang et al., "))
+
+
+@EVERY_KIND
+def test_the_card_says_what_was_made_from_what(tmp_path, kind):
+    tensors = MAKERS[kind]()
+    path = saved(tmp_path / "model.pth.tar", {"state_dict": tensors, "epoch": 3})
+    result = import_checkpoint(path, kind, tmp_path / "made", license_name="CC-BY-4.0")
+    card = (tmp_path / "made" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: other\nlicense_name: CC-BY-4.0\n")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"- Checkpoint: `model.pth.tar`, sha256 `{digest}`\n" in card
+    assert KINDS[kind] in card
+    assert "Licence of the weights: CC-BY-4.0." in card
+    rate = FACTS[kind][1]
+    assert ("frames per second" in card) is (rate is not None)
+    for line in result.report():
+        assert f"\n- {line}\n" in card
+    for name, stage in result.stages.items():
+        assert any(
+            line.count(str(len(stage.tensors))) and line.count(name) for line in result.report()
+        )
+    assert any("state of the training run" in line for line in result.report())
+    assert result.dropped["epoch"] == "state of the training run"
+
+
+def test_the_card_is_one_block_whatever_the_licence(tmp_path):
+    path = saved(tmp_path / "a.pth", two_path())
+    text = "mine\n---\nlicense:  mit\n"
+    import_checkpoint(path, "seg2vid-two-path", tmp_path / "made", license_name=text)
+    spec = describe_bundle(tmp_path / "made")
+    assert spec.license == "mine --- license: mit"
+    assert spec.title == KINDS["seg2vid-two-path"]
+
+
+@pytest.mark.parametrize("kind", ["seg2vid-two-path", "seg2vid-one-path", "seg2vid-no-labels"])
+def test_the_frame_rate_is_that_of_the_data_set_unless_given(tmp_path, kind):
+    path = saved(tmp_path / "a.pth", MAKERS[kind]())
+    result = import_checkpoint(path, kind, tmp_path / "a")
+    rate = FACTS[kind][1]
+    remark = f"frame rate taken to be {rate:g}, that of the data set; --fps sets it"
+    assert result.report()[-1] == remark
+    result = import_checkpoint(path, kind, tmp_path / "b", fps=12.5)
+    assert not any("frame rate" in line for line in result.report())
+    assert read_bundle(tmp_path / "b").fps == 12.5
+    card = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert "12.5 frames per second" in card
+
+
+def test_a_painter_has_no_frame_rate_to_assume(tmp_path):
+    path = saved(tmp_path / "a.pth", global_generator())
+    result = import_checkpoint(path, "pix2pixhd-global", tmp_path / "made")
+    assert not any("frame" in line.replace("first_frame", "") for line in result.report())
+
+
+@pytest.mark.parametrize("fps", [0, -1, 1000, float("nan"), float("inf")])
+def test_a_frame_rate_that_cannot_be_one(tmp_path, fps):
+    with pytest.raises(InputError, match="frames per second is out of range"):
+        import_checkpoint(tmp_path / "a.pth", "seg2vid-two-path", tmp_path / "made", fps=fps)
+
+
+def test_the_name_is_the_folder_s_unless_given(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.pth", two_path())
+    monkeypatch.chdir(tmp_path)
+    import_checkpoint(path, "seg2vid-two-path", Path("my-model.v2"))
+    assert read_bundle(tmp_path / "my-model.v2").name == "my-model.v2"
+    import_checkpoint(path, "seg2vid-two-path", Path("My Model"), name="mine")
+    assert read_bundle(tmp_path / "My Model").name == "mine"
+    card = (tmp_path / "My Model" / "README.md").read_text(encoding="utf-8")
+    assert "# Model card: `mine`\n" in card
+    for folder, name in (("Other Model", None), ("other", "../x"), ("other", "a/b")):
+        with pytest.raises(InputError, match="cannot be the name of weights"):
+            import_checkpoint(path, "seg2vid-two-path", Path(folder), name=name)
+        assert not Path(folder).exists()
+
+
+def test_a_folder_that_holds_something_is_refused_and_left(tmp_path):
+    path = saved(tmp_path / "a.pth", two_path())
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="made: exists already") as error:
+        import_checkpoint(path, "seg2vid-two-path", made)
+    assert error.value.hint == "name a new folder with -o"
+    with pytest.raises(InputError, match=r"notes\.txt: exists already"):
+        import_checkpoint(path, "seg2vid-two-path", made / "notes.txt", name="x")
+    assert [p.name for p in made.iterdir()] == ["notes.txt"]
+    (made / "notes.txt").unlink()
+    import_checkpoint(path, "seg2vid-two-path", made)  # an empty one is as good as none
+    assert read_bundle(made).name == "made"
+
+
+def test_folders_above_are_made(tmp_path):
+    path = saved(tmp_path / "a.pth", two_path())
+    import_checkpoint(path, "seg2vid-two-path", tmp_path / "a" / "b" / "made")
+    assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["made"]
+
+
+@bug("`-o .` in an empty folder ends in a traceback: a path of `.` has no name to change")
+def test_this_folder_when_it_is_empty(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.pth", two_path())
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    with contextlib.suppress(InputError):
+        import_checkpoint(path, "seg2vid-two-path", Path())
+
+
+def test_files_can_be_read_by_all(tmp_path):
+    path = saved(tmp_path / "a.pth", two_path())
+    import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
+    assert {p.stat().st_mode & 0o444 for p in (tmp_path / "made").iterdir()} == {0o444}
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [pytest.param(20, marks=bug("taken for train ids, though pix2pixHD paints label ids")), 34, 36],
+)
+@pytest.mark.parametrize("kind", ["pix2pixhd-global", "pix2pixhd-local"])
+def test_a_painter_of_other_label_planes_is_refused(tmp_path, kind, planes):
+    maker = global_generator if kind == "pix2pixhd-global" else local_enhancer
+    path = saved(tmp_path / "a.pth", maker(planes))
+    with pytest.raises(CheckpointError, match=f"reads {planes} label planes; ") as error:
+        import_checkpoint(path, kind, tmp_path / "made")
+    assert error.value.message.startswith(f"{path}: ")
+    assert "35 (cityscapes-35)" in error.value.message
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [19, 21, pytest.param(35, marks=bug("taken for label ids, though motion reads train ids"))],
+)
+def test_motion_of_other_label_planes_is_refused(tmp_path, planes):
+    tensors = seg2vid_tensors(flow=replace(FLOW, label_planes=planes))
+    path = saved(tmp_path / "a.pth", tensors)
+    with pytest.raises(CheckpointError, match=f"reads {planes} label planes; ") as error:
+        import_checkpoint(path, "seg2vid-one-path", tmp_path / "made")
+    assert "20 (cityscapes-20)" in error.value.message
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_stages_options_and_sizes_of_the_kinds():
@@ -201,7 +387,7 @@ def test_imported_networks_run(kind):
     for name, stage in import_tensors(MAKERS[kind](), kind).stages.items():
         network, config = stage.network(), stage.part.config
         if name == "first_frame":
-            inputs = [torch.rand(1, 6, config.smallest, config.smallest)]
+            inputs = [torch.rand(1, 36, config.smallest, config.smallest)]
         elif name == "refine":
             inputs = [torch.rand(1, config.image_channels, 128, 128)]
         else:
@@ -224,21 +410,73 @@ def test_without_motion_encoders_the_latent_is_halved_and_said_so():
 
 def test_half_precision_becomes_float32_and_files_hold_nothing_else(tmp_path):
     source = {n: t.half() if t.is_floating_point() else t for n, t in global_generator().items()}
-    import_checkpoint(saved(tmp_path / "a.pth", source), "pix2pixhd-global", tmp_path)
-    with safe_open(tmp_path / "first_frame.safetensors", "pt") as file:
+    made = tmp_path / "made"
+    import_checkpoint(saved(tmp_path / "a.pth", source), "pix2pixhd-global", made)
+    with safe_open(made / "first_frame.safetensors", "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32}  # noqa: SIM118
         assert file.metadata() == {"imported": "pix2pixhd-global", "stage": "first_frame"}
 
 
-def test_a_failed_import_leaves_the_former_files(tmp_path):
+@pytest.mark.parametrize("other", [False, True])
+def test_a_failed_import_leaves_the_former_files(tmp_path, other):
     made = tmp_path / "made"
     import_checkpoint(saved(tmp_path / "a.pth", two_path()), "seg2vid-two-path", made)
     before = {p.name: p.read_bytes() for p in made.iterdir()}
     source = two_path()
     source.pop("fc.bias")
-    with pytest.raises(CheckpointError, match=r"first fc\.bias"):
-        import_checkpoint(saved(tmp_path / "b.pth", source), "seg2vid-two-path", made)
+    path = saved(tmp_path / "b.pth", source)
+    if other:
+        with pytest.raises(CheckpointError, match=r"first fc\.bias"):
+            import_checkpoint(path, "seg2vid-two-path", tmp_path / "other")
+    else:
+        with pytest.raises(InputError, match="exists already"):
+            import_checkpoint(path, "seg2vid-two-path", made)
     assert {p.name: p.read_bytes() for p in made.iterdir()} == before
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pth", "b.pth", "made"}
+
+
+def full(*args, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_text", "pathlib.Path.chmod"])
+def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch, failing):
+    path = saved(tmp_path / "a.pth", two_path())
+    monkeypatch.setattr(failing, full)
+    with pytest.raises(InputError) as error:
+        import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
+    assert str(error.value) == f"{tmp_path / 'made'}: cannot be written: No space left on device"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+@bug("safetensors raises an error of its own kind, not OSError: a traceback")
+def test_a_disk_that_fills_up_while_tensors_are_written(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    path = saved(tmp_path / "a.pth", two_path())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(InputError, match="made: cannot be written: "):
+            import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, number):
+    path = saved(tmp_path / "a.pth", two_path())
+    calls = []
+
+    def interrupted(network, path):
+        calls.append(path)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert, "load_strictly", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
 # ---- wrappers ------------------------------------------------------------------------------------
@@ -299,18 +537,20 @@ def test_contents_that_are_no_checkpoint(data, said):
 def test_dropped_tensors_are_reported_with_the_reason(tmp_path):
     tensors = two_path() | {"vgg_net.slice1.0.weight": torch.ones(2, 3, 3, 3)}
     path = saved(tmp_path / "a.pth.tar", {"vae": tensors, "optimizer": {}})
-    result = import_checkpoint(path, "seg2vid-two-path", tmp_path)
+    result = import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
     assert set(result.dropped) == {
         "optimizer",
         "vgg_net.slice1.0.weight",
         *(f"motion_net_{h}.{n}" for h in ("bg", "fg") for n in ("main.0.weight", "fc1.weight")),
     }
     assert result.report() == [
-        f"motion: {len(seg2vid.MOTION)} tensors",
-        f"refine: {len(seg2vid.REFINE)} tensors",
-        "dropped 1: state of the training run",
-        "dropped 4: the motion encoder, which only training uses",
-        "dropped 1: the features of a training loss",
+        f"kept {len(seg2vid.MOTION)} tensors for motion",
+        f"kept {len(seg2vid.REFINE)} tensors for refine",
+        "dropped 1, first optimizer: state of the training run",
+        "dropped 4, first motion_net_bg.main.0.weight: the motion encoder, which only training "
+        "uses",
+        "dropped 1, first vgg_net.slice1.0.weight: the features of a training loss",
+        "frame rate taken to be 17, that of the data set; --fps sets it",
     ]
 
 
@@ -480,13 +720,25 @@ def test_truncated_files(tmp_path, old_format):
         assert error.value.hint == "download the file again"
 
 
+def test_a_numpy_archive_is_refused_as_what_it_is(tmp_path):
+    path = tmp_path / "a.npz"
+    for save in (np.savez, np.savez_compressed):
+        save(path, weights=np.ones(3), bias=np.ones(1))
+        with pytest.raises(CheckpointError, match=r"a\.npz: is a NumPy archive") as error:
+            import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
+        assert error.value.hint == "no kind is imported from one yet"
+        assert not (tmp_path / "made").exists()
+
+
 def test_files_given_by_mistake(tmp_path):
     path = tmp_path / "a.pth"
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     torch.save(global_generator(), tmp_path / "b.pth")
     tar = b"vae.pth".ljust(257, b"\0") + b"ustar".ljust(255, b"\0")
+    np.savez(tmp_path / "c.npz", weights=np.ones(3))
     for content, said in (
         (b"", "is empty"),
+        ((tmp_path / "c.npz").read_bytes(), "is a NumPy archive"),
         ((tmp_path / "a.safetensors").read_bytes(), "is a safetensors file"),
         (gzip.compress(b"x"), "is an archive"),
         (tar, "is an archive"),

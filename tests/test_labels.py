@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from seg2vid_cli.label_sets import (
 from seg2vid_cli.labels import (
     STREET_LAYOUT,
     LabelMap,
+    blank_labels,
     class_histogram,
     crop_labels,
     instance_edges,
@@ -756,9 +758,31 @@ def test_edges_between_touching_objects():
     assert edges.tolist() == [[False, False, True, True, False, False]] * 3
 
 
+def test_edges_between_label_ids_of_one_class():
+    """License plate and unlabelled are one class here, but pix2pixHD tells them apart."""
+    ids = np.array([[0, 0, 34, 34, 9]] * 2, np.uint8)
+    unlabelled = LabelMap(train_ids=np.full((2, 5), UNLABELLED, np.uint8), label_ids=ids)
+    assert instance_edges(unlabelled).tolist() == [[False, True, True, True, True]] * 2
+    # The same id everywhere has no border, whatever classes are said to be there.
+    odd = replace(unlabelled, train_ids=ids, label_ids=np.full((2, 5), 7, np.uint8))
+    assert not instance_edges(odd).any()
+
+
 def test_edges_keep_class_borders_where_only_objects_are_numbered():
     edges = instance_edges(labels_of([[ROAD, SIDEWALK, SIDEWALK]] * 2, np.zeros((2, 3))))
     assert edges.tolist() == [[True, True, False]] * 2
+
+
+def test_a_blank_map_has_no_class_and_no_border():
+    blank = blank_labels((3, 5))
+    assert blank.size_hw == (3, 5)
+    assert (blank.train_ids == UNLABELLED).all()
+    assert not blank.label_ids.any()
+    assert (blank.instances, blank.path, blank.doubtful) == (None, None, False)
+    assert blank.train_ids.dtype == blank.label_ids.dtype == np.uint8
+    assert blank.reason == "No label map: these weights read none."
+    assert not instance_edges(blank).any()
+    assert class_histogram(blank) == [(UNLABELLED, 15, 1.0)]
 
 
 # ------------------------------------------------------------------------------- sizes

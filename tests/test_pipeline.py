@@ -12,10 +12,18 @@ from conftest import CAR, EXAMPLES, FLOW, ROAD, SKY
 
 from seg2vid_cli.device import resolve_compute
 from seg2vid_cli.errors import DeviceError, InputError, WeightsError
-from seg2vid_cli.labels import one_hot, pad_labels, read_labels, resize_labels
+from seg2vid_cli.first_frame import paint_scene
+from seg2vid_cli.labels import (
+    blank_labels,
+    labels_from_array,
+    one_hot,
+    pad_labels,
+    read_labels,
+    resize_labels,
+)
 from seg2vid_cli.motion import sample_latents
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
-from seg2vid_cli.pipeline import Clip, Pipeline, plan_size, to_uint8
+from seg2vid_cli.pipeline import LUMA, Clip, Pipeline, plan_size, to_uint8
 from seg2vid_cli.weights.load import open_bundle
 
 NATIVE = (128, 256)
@@ -509,3 +517,219 @@ def test_damaged_weights_are_refused_when_they_are_needed(tiny_bundle, tmp_path,
     with pytest.raises(WeightsError, match=r"refine\.safetensors"):
         list(pipeline.generate(labels, frames=2))
     assert len(list(pipeline.generate(labels, frames=1))) == 1
+
+
+# ---- weights that lack stages, labels or colours -------------------------------------------------
+
+
+def opened(*folders, **other):
+    weights, *rest = (str(folder) for folder in folders)
+    assert not rest
+    options = {name: str(folder) for name, folder in other.items()}
+    return Pipeline.open(weights, device="cpu", precision="fp32", **options)
+
+
+def instance_map(height=32, width=64):
+    """Two cars touch, and a bus that has no number of its own; a bridge is no class."""
+    ids = np.full((height, width), 11_000, np.int32)
+    ids[height // 2 :] = 7
+    ids[height // 4 : height // 2, : width // 4] = 15
+    ids[height // 2 :, width // 4 : width // 2] = 26_000
+    ids[height // 2 :, width // 2 : 3 * width // 4] = 26_001
+    ids[ids == 11_000] = 11
+    return labels_from_array(ids, encoding="instance-ids")
+
+
+def test_a_generator_alone_paints_one_frame(painter_bundle):
+    pipeline, labels = opened(painter_bundle), instance_map()
+    clip = pipeline.generate(labels, frames=1)
+    (frame,) = clip
+    painted = paint_scene(pipeline.generator, labels, size_hw=(32, 64), compute=pipeline.compute)
+    np.testing.assert_array_equal(frame.frame, to_uint8(painted[0]))
+    assert frame.flow_px is frame.forward_flow_px is frame.visibility is None
+    assert (clip.size_hw, clip.recipe.fps) == ((32, 64), 1.0)
+    with pytest.raises(InputError, match="'painter' have no motion stage"):
+        pipeline.generate(labels, frames=2)
+
+
+def test_a_generator_always_paints_the_same(painter_bundle):
+    pipeline, labels = opened(painter_bundle), instance_map()
+    (one,), (other,) = (pipeline.generate(labels, frames=1, seed=seed) for seed in (0, 1))
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_picture_may_take_the_place_of_a_first_frame_stage(motion_bundle, labels, frames):
+    pipeline, picture = opened(motion_bundle), gradient(32, 64)
+    clip = pipeline.generate(labels, frames=frames, picture=picture)
+    np.testing.assert_array_equal(next(iter(clip)).frame, picture)
+    assert clip.recipe.fps == 12.0
+    assert len(list(clip)) == frames
+    with pytest.raises(InputError, match="'mover' have no first-frame stage") as caught:
+        pipeline.generate(labels, frames=frames)
+    assert "--first-frame" in caught.value.hint
+
+
+def test_a_first_frame_of_pix2pixhd_is_moved_by_seg2vid(motion_bundle, enhancer_bundle):
+    """The clip's size is the motion's, the scene's that of the generator."""
+    pipeline, labels = opened(motion_bundle, first_frame_weights=enhancer_bundle), instance_map()
+    clip = pipeline.generate(labels, frames=T + 2)
+    frames = list(clip)
+    assert [f.frame.shape for f in frames] == [(32, 64, 3)] * (T + 2)
+    scene = resize_labels(labels, (64, 128))
+    painted = paint_scene(pipeline.generator, scene, size_hw=(32, 64), compute=pipeline.compute)
+    np.testing.assert_array_equal(frames[0].frame, to_uint8(painted[0]))
+    assert not same(frames[0], frames[1])
+    assert clip.recipe.weights == "mover"
+    assert (clip.recipe.first_frame_weights, clip.recipe.motion_weights) == ("enhancer", None)
+    # The other way round: whose motion it is decides.
+    other = opened(enhancer_bundle, motion_weights=motion_bundle).generate(labels, frames=T + 2)
+    assert all(map(same, other, frames))
+    assert (other.recipe.weights, other.recipe.motion_weights) == ("enhancer", "mover")
+    assert other.recipe.first_frame_weights is None
+
+
+def test_the_motion_sees_what_was_painted(motion_bundle, painter_bundle):
+    pipeline = with_stubs(opened(motion_bundle, first_frame_weights=painter_bundle))
+    labels = instance_map(128, 128)
+    frames = list(pipeline.generate(labels, frames=2, size_hw=(128, 128)))
+    frame, planes, _ = pipeline.motion.shown[0]
+    seen = torch.from_numpy(frames[0].frame.copy()).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(frame, seen)
+    small = resize_labels(resize_labels(labels, (45, 45)), (128, 128))  # 45 * 45 is near 32 * 64
+    assert torch.equal(planes[0], torch.from_numpy(one_hot(small.train_ids)))
+
+
+def test_a_map_of_just_the_native_area_is_painted_as_it_is(painter_bundle, monkeypatch):
+    pipeline = opened(painter_bundle)
+    seen = []
+    real = pipeline.generator.forward
+    monkeypatch.setattr(
+        pipeline.generator, "forward", lambda planes: seen.append(planes) or real(planes)
+    )
+    for size_hw, painted_hw in (
+        ((64, 32), (64, 32)),
+        ((46, 44), (46, 44)),
+        ((45, 45), (46, 46)),  # padded to even sides
+        ((90, 90), (46, 46)),  # made smaller to 45x45, then padded
+        ((24, 120), (20, 102)),  # 2880 pixels: times 0.8433 are 20.2 and 101.2
+    ):
+        labels = instance_map(*size_hw)
+        list(pipeline.generate(labels, frames=1, size_hw=(32, 64), fit="stretch"))
+        assert seen[-1].shape == (1, 36, *painted_hw)
+        assert torch.equal(seen[-1][:, :35].sum(1), torch.ones(1, *painted_hw))
+        assert seen[-1][0, 15].any()  # a bridge
+    labels = instance_map(64, 32)
+    list(pipeline.generate(labels, frames=1, size_hw=(32, 64), fit="stretch"))
+    np.testing.assert_array_equal(seen[-1][0, :35].argmax(0).numpy(), labels.label_ids)
+
+
+@pytest.mark.parametrize("shape", [(31, 47), (47, 131), (300, 100)], ids=str)
+def test_a_scene_of_odd_size_gives_a_clip_of_the_size_asked_for(
+    motion_bundle, enhancer_bundle, shape
+):
+    pipeline = opened(motion_bundle, first_frame_weights=enhancer_bundle)
+    frames = list(
+        pipeline.generate(instance_map(*shape), frames=2, size_hw=(34, 50), fit="stretch")
+    )
+    assert [f.frame.shape for f in frames] == [(34, 50, 3)] * 2
+
+
+def test_instances_change_what_pix2pixhd_paints_and_nothing_else(
+    motion_bundle, painter_bundle, pipeline
+):
+    labels = instance_map()
+    plain = replace(labels, instances=None)
+    painter = opened(motion_bundle, first_frame_weights=painter_bundle)
+    one, other = (painter.generate(x, frames=1) for x in (labels, plain))
+    assert np.abs(next(iter(one)).frame.astype(int) - next(iter(other)).frame).max() > 10
+    assert one.recipe.labels_sha256 != other.recipe.labels_sha256
+    one, other = (pipeline.generate(x, frames=1) for x in (labels, plain))
+    assert same(next(iter(one)), next(iter(other)))
+    assert one.recipe == other.recipe
+
+
+def test_numbers_of_objects_do_not_matter_only_which_are_equal(painter_bundle):
+    labels, pipeline = instance_map(), opened(painter_bundle)
+    other = replace(labels, instances=3 * labels.instances - 7)
+    assert pipeline.generate(other, frames=1).recipe == pipeline.generate(labels, frames=1).recipe
+
+
+@pytest.mark.parametrize("instances", [True, False])
+@pytest.mark.parametrize("shape", [(32, 64), (31, 47), (100, 70)], ids=str)
+def test_a_clip_of_pix2pixhd_is_made_again_from_its_recipe(
+    motion_bundle, enhancer_bundle, shape, instances
+):
+    pipeline = opened(motion_bundle, first_frame_weights=enhancer_bundle)
+    labels = instance_map(*shape)
+    labels = labels if instances else replace(labels, instances=None)
+    clip = pipeline.generate(labels, frames=2, seed=3)
+    stored = clip.recipe.labels()
+    assert (stored.instances is not None) == instances
+    size_hw = clip.recipe.size[::-1]
+    again = pipeline.generate(stored, frames=2, seed=3, size_hw=size_hw, fit=clip.recipe.fit)
+    assert again.recipe == clip.recipe
+    assert all(map(same, again, clip))
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_weights_without_labels_move_a_picture(unlabelled_bundle, labels, downscale):
+    pipeline = with_options(opened(unlabelled_bundle), motion={"downscale": downscale})
+    picture = gradient(32, 64)
+    frames = list(pipeline.generate(blank_labels((32, 64)), frames=T + 2, picture=picture))
+    assert [f.frame.shape for f in frames] == [(32, 64, 3)] * (T + 2)
+    np.testing.assert_array_equal(frames[0].frame, picture)
+    assert np.abs(frames[-1].flow_px).max() > 0.1
+    # A label map is of no consequence to them.
+    labelled = pipeline.generate(labels, frames=T + 2, picture=picture)
+    assert all(map(same, labelled, frames))
+    for _, planes, _ in with_stubs_shown(pipeline, labels, picture):
+        assert planes.shape[1] == 0
+
+
+def with_stubs_shown(pipeline, labels, picture):
+    config = pipeline.bundle.stages["motion"].config
+    with_stubs(pipeline)
+    pipeline.motion.config = config
+    list(pipeline.generate(labels, frames=T + 2, picture=picture))
+    assert len(pipeline.motion.shown) == 2
+    return pipeline.motion.shown
+
+
+def test_a_painted_frame_may_be_moved_without_labels(tiny_bundle, unlabelled_bundle, labels):
+    pipeline = opened(tiny_bundle, motion_weights=unlabelled_bundle)
+    (painted,) = opened(tiny_bundle).generate(labels, frames=1)
+    first, second = pipeline.generate(labels, frames=2)
+    assert same(first, painted)
+    assert not same(first, second)
+    with pytest.raises(InputError, match="'blind' have no first-frame stage"):
+        opened(unlabelled_bundle).generate(labels, frames=2)
+
+
+def is_grey(frame):
+    return np.array_equal(frame, np.repeat(frame[..., :1], 3, axis=-1))
+
+
+@pytest.mark.parametrize("frames", [1, 5])  # three to a pass
+def test_grey_weights_give_grey_clips(grey_bundle, labels, frames):
+    pipeline, picture = opened(grey_bundle), gradient(32, 64)
+    made = list(pipeline.generate(labels, frames=frames, picture=picture))
+    assert len(made) == frames
+    assert all(f.frame.shape == (32, 64, 3) and is_grey(f.frame) for f in made)
+    luma = picture.astype(float) @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(made[0].frame[..., 0] - luma).max() <= 0.51
+    assert LUMA == (0.299, 0.587, 0.114)
+    assert frames == 1 or not same(made[0], made[-1])
+
+
+def test_a_painted_frame_is_turned_grey_for_grey_motion(tiny_bundle, grey_bundle, labels):
+    (painted,) = opened(tiny_bundle).generate(labels, frames=1)
+    assert not is_grey(painted.frame)
+    made = list(opened(tiny_bundle, motion_weights=grey_bundle).generate(labels, frames=2))
+    luma = painted.frame.astype(float) @ np.array(LUMA)
+    assert np.abs(made[0].frame[..., 0] - luma).max() <= 1.01
+    assert all(is_grey(f.frame) for f in made)
+
+
+def test_grey_pictures_of_one_channel_become_rgb():
+    assert to_uint8(torch.full((1, 2, 3), 0.2)).tolist() == [[[51] * 3] * 3] * 2

@@ -15,9 +15,10 @@ from PIL import Image
 
 import seg2vid_cli
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.labels import labels_from_array, resize_labels
+from seg2vid_cli.label_sets import TRAIN_ID_OF_LABEL
+from seg2vid_cli.labels import LabelMap, blank_labels, labels_from_array, resize_labels
 from seg2vid_cli.outputs import Outputs, write_clip
-from seg2vid_cli.recipe import Recipe, encode_labels, read_recipe
+from seg2vid_cli.recipe import Recipe, encode_labels, encode_scene, read_recipe, scene_sha256
 from seg2vid_cli.video import open_video
 
 FRAME = np.full((32, 64, 3), 128, np.uint8)
@@ -42,6 +43,8 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "version": seg2vid_cli.__version__,
         "torch": torch.__version__,
         "weights": "tiny",
+        "first_frame_weights": None,
+        "motion_weights": None,
         "weights_sha256": {
             name: hashlib.sha256((tiny_bundle / file).read_bytes()).hexdigest()
             for name, file in (
@@ -112,6 +115,92 @@ def test_every_class_survives_being_stored():
 def test_the_encoding_is_not_in_the_recipe(pipeline, labels):
     label_ids = labels_from_array(labels.label_ids, encoding="label-ids")
     assert pipeline.generate(label_ids).recipe == pipeline.generate(labels).recipe
+
+
+# ---- scenes --------------------------------------------------------------------------------------
+
+
+EMPTY = Recipe(**dict.fromkeys(f.name for f in fields(Recipe)))
+
+
+def scene(instances=None):
+    """All 35 label ids."""
+    ids = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    return LabelMap(train_ids=TRAIN_ID_OF_LABEL[ids], label_ids=ids, instances=instances)
+
+
+def test_every_label_id_survives_being_stored():
+    stored = replace(EMPTY, labels_png=encode_scene(scene())).labels()
+    np.testing.assert_array_equal(stored.label_ids, scene().label_ids)
+    np.testing.assert_array_equal(stored.train_ids, scene().train_ids)
+    assert stored.instances is None
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[0], [7], [0, 5], [-4, -3, 2**31 - 1], range(1000, 36_000, 1000)],
+    ids=lambda numbers: str(len(numbers)),
+)
+def test_equal_objects_stay_equal_and_others_apart(numbers):
+    places = np.arange(35) * 11 % len(numbers)
+    objects = np.array(numbers, np.int32)[places].reshape(5, 7)
+    packed = encode_scene(scene(objects))
+    stored = replace(EMPTY, labels_png=packed).labels()
+    order = {number: place for place, number in enumerate(sorted(set(numbers)), 1)}
+    expected = [[order[number] for number in row] for row in objects.tolist()]
+    assert stored.instances.tolist() == expected
+    assert stored.instances.dtype == np.int32
+    again = encode_scene(stored)
+    assert scene_sha256(again) == scene_sha256(packed)
+
+
+def test_more_objects_than_a_byte_or_two_can_count():
+    ids = np.full((300, 300), 26, np.uint8)
+    objects = np.arange(90_000, dtype=np.int32).reshape(300, 300)
+    cars = LabelMap(train_ids=TRAIN_ID_OF_LABEL[ids], label_ids=ids, instances=objects)
+    stored = replace(EMPTY, labels_png=encode_scene(cars)).labels()
+    np.testing.assert_array_equal(stored.instances, objects + 1)
+
+
+def test_the_hash_of_a_scene_is_that_of_its_pixels():
+    objects = np.ones((5, 7), np.int32)
+    packed = [encode_scene(s) for s in (scene(), scene(objects), scene(2 * objects))]
+    hashes = [scene_sha256(text) for text in packed]
+    assert hashes[1] == hashes[2] != hashes[0]  # without objects is not the same as one object
+    with Image.open(io.BytesIO(base64.b64decode(packed[0]))) as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=0)
+    other = base64.b64encode(buffer.getvalue()).decode()
+    assert other != packed[0]
+    assert scene_sha256(other) == hashes[0]
+    turned = LabelMap(train_ids=scene().train_ids.T, label_ids=scene().label_ids.reshape(7, 5))
+    assert scene_sha256(encode_scene(turned)) != hashes[0]
+
+
+def test_a_scene_with_an_unknown_label_id_is_damaged():
+    pixels = np.zeros((5, 7, 4), np.uint8)
+    pixels[2, 2, 0] = 35
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    with pytest.raises(InputError, match="the label map stored in the clip is damaged"):
+        replace(EMPTY, labels_png=text).labels()
+
+
+def test_a_blank_map_comes_back_blank():
+    blank = blank_labels((4, 6))
+    stored = replace(EMPTY, labels_png=encode_labels(blank.train_ids)).labels()
+    assert (stored.sha256, stored.reason) == (blank.sha256, blank.reason)
+    np.testing.assert_array_equal(stored.label_ids, blank.label_ids)
+
+
+def test_the_names_of_mixed_weights_come_back_from_the_file(tmp_path, recipe):
+    mixed = replace(recipe, first_frame_weights="painter", motion_weights="mover")
+    assert read_recipe(write(tmp_path / "clip.mp4", mixed.to_dict())) == mixed
+    for name in ("first_frame_weights", "motion_weights"):
+        data = {**mixed.to_dict(), name: 7}
+        with pytest.raises(InputError, match="the note on how it was made is damaged"):
+            read_recipe(write(tmp_path / "clip.mp4", data))
 
 
 # ---- what cannot be used -------------------------------------------------------------------------

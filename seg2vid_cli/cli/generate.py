@@ -254,6 +254,7 @@ def generate(
     inputs = [path for path in (labels, instances, first_frame, like) if path]
     outputs.check(inputs=tuple(inputs))
     settings = {name: choice.value for name, choice in choices.items()}
+    settings["exact"] = labels is None and recipe is not None and size is None and fit is None
     pipeline = Pipeline.open(
         **{name: settings.pop(name) for name in OF_PIPELINE},
         before_pull=None if quiet else console.announce_pull,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seg2vid_cli.cli import options
 from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ StartOption = Annotated[
     str | None,
     typer.Option(metavar="NAME|DIR", help="Weights to begin with, of the same configuration."),
 ]
+SizeOption = Annotated[
+    str, typer.Option(metavar="WxH", help="Working size; sides multiples of 32.")
+]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
 
 
@@ -86,6 +90,7 @@ def first_frame(
     encoding: EncodingOption = "auto",
     names: NamesOption = None,
     out: OutOption = Path("runs"),
+    size: SizeOption = "256x128",
     start: StartOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
@@ -97,7 +102,8 @@ def first_frame(
     from seg2vid_cli.training.loop import train
 
     pairs = _pairs(pictures, labels, encoding, names)
-    task = FirstFrameTask(pairs, seed=seed, batch=batch, device=device)
+    height, width = options.parse_size(size)
+    task = FirstFrameTask(pairs, size_hw=(height, width), seed=seed, batch=batch, device=device)
     train(task, out=out, minutes=minutes, start_from=_start(start, "first_frame"))
 
 
@@ -173,13 +179,19 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle folder.")],
     name: Annotated[str, typer.Option(help="Name of the bundle.")],
     out: OutOption = Path("runs"),
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Weights that give stages not trained in --out."),
+    ] = None,
 ) -> None:
     """Write the trained networks as a bundle for `generate --weights DIR`."""
     _check()
     from seg2vid_cli.cli import console
     from seg2vid_cli.training.export import export_runs
+    from seg2vid_cli.weights.load import open_bundle
 
-    console.out.print(export_runs(out, output, name=name), markup=False, highlight=False)
+    text = export_runs(out, output, name=name, base=open_bundle(base) if base else None)
+    console.out.print(text, markup=False, highlight=False)
 
 
 @app.command()

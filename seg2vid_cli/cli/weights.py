@@ -58,7 +58,7 @@ def show(name: NameArgument, as_json: options.JsonOption = False) -> None:
     if folder := spec.local_folder():
         places.append(folder / CARD_FILE)
     card = next((path for path in places if path.is_file()), None)
-    text = card.read_text(encoding="utf-8") if card else None
+    text = card.read_text(encoding="utf-8", errors="replace") if card else None
     if as_json:
         _print_json({**facts, "card": text})
         return

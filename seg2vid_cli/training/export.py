@@ -16,12 +16,14 @@ from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.training.clips import FPS
-from seg2vid_cli.training.first_frame import GENERATOR, FirstFrameTask
+from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
-from seg2vid_cli.training.motion import DOWNSCALE, MOTION, MotionTask
-from seg2vid_cli.training.refine import REFINE, RefineTask
-from seg2vid_cli.weights.load import BUNDLE_FILE
+from seg2vid_cli.training.motion import MotionTask
+from seg2vid_cli.training.refine import RefineTask
+from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
 from seg2vid_cli.weights.registry import file_sha256
+
+KEYFRAMES = 6  # of 8 frames each: what the camera has left behind is not needed for longer
 
 FAMILY_OF: dict[type[nn.Module], str] = {
     LabelUNet: "label-unet",
@@ -30,30 +32,42 @@ FAMILY_OF: dict[type[nn.Module], str] = {
 }
 
 
-def export_runs(runs: Path, folder: Path, *, name: str) -> str:
+def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = None) -> str:
     """Export the averaged networks of finished runs; see `export_bundle`.
+
+    Args:
+        runs: Folder of the runs.
+        folder: Where to.
+        name: Name of the bundle.
+        base: Gives the stages that have not been trained in `runs`.
 
     Raises:
         InputError: A stage has not been trained yet.
     """
-    tasks: dict[str, tuple[str, nn.Module]] = {
-        "first_frame": (FirstFrameTask.name, LabelUNet(GENERATOR)),
-        "motion": (MotionTask.name, Seg2VidFlow(MOTION)),
-        "refine": (RefineTask.name, Seg2VidRefine(REFINE)),
+    tasks = {
+        "first_frame": (FirstFrameTask.name, "label-unet"),
+        "motion": (MotionTask.name, "seg2vid-flow"),
+        "refine": (RefineTask.name, "seg2vid-refine"),
     }
-    networks = {}
-    for stage, (run, network) in tasks.items():
+    networks: dict[str, nn.Module] = {}
+    for stage, (run, family) in tasks.items():
         state = load_checkpoint(runs / run)
-        if state is None:
+        if state is not None:
+            config, network = FAMILIES[family]
+            networks[stage] = network(config_from_dict(config, state["config"]))
+            networks[stage].load_state_dict(state["average"])
+        elif base is not None and stage in base.stages:
+            networks[stage] = base.network(stage)
+        else:
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
-        network.load_state_dict(state["average"])
-        networks[stage] = network
+    height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
+    of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {
-        "motion": {"downscale": DOWNSCALE},
-        "refine": {"keep_visible": True},
+        "motion": {"downscale": height // of_motion[0]},  # type: ignore[index]
+        "refine": {"keep_visible": True, "keyframes": KEYFRAMES},
     }
     return export_bundle(
-        folder, name=name, size_hw=GENERATOR.size_hw, fps=FPS, networks=networks, options=options
+        folder, name=name, size_hw=(height, width), fps=FPS, networks=networks, options=options
     )
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from seg2vid_cli.errors import InputError
 
 PIECE_BYTES = 15 * 2**20
 EMA_DECAY = 0.999
@@ -93,6 +96,7 @@ def _state(task: Task, average: nn.Module, step: int, seconds: float) -> dict[st
         "average": average.state_dict(),
         "helpers": task.helpers.state_dict(),
         "optimizers": {name: o.state_dict() for name, o in task.optimizers.items()},
+        "config": asdict(task.network.config),  # type: ignore[call-overload]
         "step": step,
         "seconds": seconds,
     }
@@ -127,6 +131,12 @@ def train(
     average = deepcopy(task.network).requires_grad_(False)
     step, seconds_before = 0, 0.0
     if state := load_checkpoint(folder):
+        if state["config"] != (config := asdict(task.network.config)):  # type: ignore[call-overload]
+            raise InputError(
+                f"{folder}: holds a training of another configuration: {state['config']} instead "
+                f"of {config}",
+                hint="name another folder with --out, or give the options of that training",
+            )
         task.network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         task.helpers.load_state_dict(state["helpers"])

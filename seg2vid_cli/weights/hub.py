@@ -8,12 +8,14 @@ size or time has changed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,18 +125,27 @@ def remove_weights(spec: WeightSpec) -> int:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
+    freed = 0
     try:
-        plan = scan_cache_dir().delete_revisions(spec.revision)
-    except CacheNotFound:
-        return 0
-    freed = plan.expected_freed_size
-    plan.execute()
+        for part in (_part(spec, file) for file in spec.files):
+            if part.exists():
+                freed += part.stat().st_size
+                part.unlink()
+        with suppress(CacheNotFound):
+            plan = scan_cache_dir().delete_revisions(spec.revision)
+            freed += int(plan.expected_freed_size)
+            plan.execute()
+    except OSError as error:
+        raise WeightsError(
+            f"weights '{spec.name}': could not be deleted from {_cache()}: {error.strerror}",
+            hint="check the permissions",
+        ) from error
     if installed_files(spec) is not None:
         raise WeightsError(
             f"weights '{spec.name}': could not be deleted from {_cache()}",
             hint="check the permissions",
         )
-    return int(freed)
+    return freed
 
 
 def _find(spec: WeightSpec, file: FileSpec) -> Path | None:
@@ -167,8 +178,9 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
 
     The library starts a file again when the whole call failed. So the parts of a call are put
     together here, and what has arrived stays beside the cache's files until the rest has come too.
+    Nothing that the server says of names or commits is believed without a check.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # loaded lazily there
         WeakFileLock,
@@ -176,55 +188,107 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
     )
 
     folder = _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
-    part = folder / "blobs" / f"{file.sha256}.seg2vid.incomplete"
-    with explained(f"weights '{spec.name}': {file.name}", spec.repo_id), _progress_bars(not quiet):
+    part = _part(spec, file)
+    pointer = folder / "snapshots" / spec.revision / file.name
+    lock = _cache() / ".locks" / folder.name / f"{part.name}.lock"
+    with explained(f"weights '{spec.name}': {file.name}", spec.repo_id), progress_bars(not quiet):
         url = hf_hub_url(spec.repo_id, file.name, revision=spec.revision)
         headers = build_hf_headers(library_name="seg2vid")
         facts = get_hf_file_metadata(url, headers=headers)
-        if facts.commit_hash != spec.revision or not re.fullmatch(r"[\w.-]+", facts.etag or ""):
-            raise WeightsError(f"gave commit {facts.commit_hash} instead of {spec.revision}")
+        if facts.commit_hash != spec.revision:
+            raise WeightsError(
+                f"the server gave commit {facts.commit_hash} instead of {spec.revision}",
+                hint="check HF_ENDPOINT and proxy: this does not behave like the Hub",
+            )
         if facts.size not in (None, file.size_bytes):
-            raise WeightsError(f"is {facts.size} bytes on the Hub instead of {file.size_bytes}")
+            raise WeightsError(
+                f"is {facts.size} bytes on the server instead of {file.size_bytes}",
+                hint=_wrong_bytes_hint(spec),
+            )
         if urlsplit(facts.location).netloc != urlsplit(url).netloc:
             headers.pop("authorization", None)  # a token is for the Hub, not for its storage
-        part.parent.mkdir(parents=True, exist_ok=True)
-        lock = _cache() / ".locks" / folder.name / f"{part.name}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        for place in (part, pointer, lock):
+            place.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
             found = _find(spec, file)
             if found is not None and _is_good(spec, file, found):
                 return found  # another process has brought it meanwhile
-            with part.open("ab") as stream:
-                if stream.tell() > file.size_bytes:
-                    stream.truncate(0)
-                _check_space(part.parent, file.size_bytes - stream.tell())
-                http_get(
-                    facts.location,
-                    stream,
-                    resume_size=stream.tell(),
-                    headers=headers,
-                    expected_size=file.size_bytes,
-                    displayed_filename=file.name,
-                )
-            try:
-                check_file(part, file, hint=_wrong_bytes_hint(spec))
-            except WeightsError:
-                part.unlink()
-                raise
-            if found is not None:
-                found.unlink()
-            part.replace(part.with_name(str(facts.etag)))
-        # The file is in its place; this makes the link to it.
-        return Path(hf_hub_download(spec.repo_id, file.name, revision=spec.revision))
+            blob = _same_bytes(part.parent, facts.etag, file)
+            if blob is None:
+                _check_space(part, file.size_bytes)
+                try:
+                    with part.open("ab") as stream:
+                        http_get(
+                            facts.location,
+                            stream,
+                            resume_size=stream.tell(),
+                            headers=headers,
+                            expected_size=file.size_bytes,
+                            displayed_filename=file.name,
+                        )
+                    check_file(part, file, hint=_wrong_bytes_hint(spec))
+                except WeightsError:
+                    part.unlink()
+                    raise
+                finally:
+                    _drop_useless(part, file.size_bytes)
+                blob = part.with_name(_blob_name(part, facts.etag, file))
+                part.replace(blob)
+            _link(blob, pointer)
+    return pointer
 
 
-def _check_space(folder: Path, size_bytes: int) -> None:
-    if shutil.disk_usage(folder).free < size_bytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+def _part(spec: WeightSpec, file: FileSpec) -> Path:
+    """Where the bytes of an unfinished download wait."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
+    return folder / "blobs" / f"{file.sha256}.seg2vid.incomplete"
+
+
+def _same_bytes(blobs: Path, etag: str | None, file: FileSpec) -> Path | None:
+    """A file that the cache already has, perhaps of another revision."""
+    for name in (file.sha256, etag or ""):
+        if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name) and (blobs / name).is_file():
+            with suppress(WeightsError):
+                check_file(blobs / name, file, hint="")
+                return blobs / name
+    return None
+
+
+def _blob_name(path: Path, etag: str | None, file: FileSpec) -> str:
+    """The name that huggingface_hub gives such bytes: of a small file git's own hash."""
+    head = f"blob {file.size_bytes}\0".encode()
+    if etag and len(etag) == 40 and hashlib.sha1(head + path.read_bytes()).hexdigest() == etag:
+        return etag
+    return file.sha256
+
+
+def _link(blob: Path, pointer: Path) -> None:
+    pointer.unlink(missing_ok=True)
+    try:
+        pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:  # a system without links
+        shutil.copyfile(blob, pointer)
+
+
+def _drop_useless(part: Path, size_bytes: int) -> None:
+    """Keep an unfinished download only where the next one can go on from it."""
+    with suppress(OSError):
+        if not 0 < part.stat().st_size <= size_bytes:
+            part.unlink()
+
+
+def _check_space(part: Path, size_bytes: int) -> None:
+    _drop_useless(part, size_bytes)
+    missing = size_bytes - (part.stat().st_size if part.exists() else 0)
+    if shutil.disk_usage(part.parent).free < missing:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part.parent))
 
 
 @contextmanager
-def _progress_bars(wanted: bool) -> Iterator[None]:
+def progress_bars(wanted: bool) -> Iterator[None]:
+    """Show huggingface_hub's progress bars, or not."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -242,54 +306,91 @@ def _progress_bars(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def explained(what: str, repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one message with a way out."""
-    from huggingface_hub.errors import HFValidationError
+def explained(what: str, repo_id: str, *, sending: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub logs and raises into one message with a way out.
 
+    Args:
+        what: Begins the message.
+        repo_id: Of the repository.
+        sending: True for an upload.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(max(before, logging.ERROR))
     try:
         yield
     except WeightsError as error:
         raise WeightsError(f"{what}: {error.message}", hint=error.hint) from error
     except HFValidationError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{what}: {error}", hint="give owner/name") from error
     except Exception as error:  # its own kinds, the HTTP client's and the system's
-        message, hint = _explain(error, repo_id)
+        message, hint = _explain(error, repo_id, sending)
         raise WeightsError(f"{what}: {message}", hint=hint) from error
+    finally:
+        hub_logging.set_verbosity(before)
 
 
-def _explain(error: BaseException, repo_id: str) -> tuple[str, str]:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+def _explain(error: BaseException, repo_id: str, sending: bool) -> tuple[str, str]:
+    chain = _causes(error)
+    return (
+        _explain_system(chain, sending)
+        or _explain_answer(chain, repo_id, sending)
+        or _explain_network(chain, sending)
     )
 
-    chain: list[BaseException] = [error]
+
+def _causes(error: BaseException) -> list[BaseException]:
+    chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
-    site = constants.ENDPOINT
+    return chain
+
+
+def _explain_system(chain: list[BaseException], sending: bool) -> tuple[str, str] | None:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     for link in chain:
         if isinstance(link, OfflineModeIsEnabled):
+            if sending:
+                return "HF_HUB_OFFLINE forbids to upload", "unset HF_HUB_OFFLINE"
             return "not on this machine, and HF_HUB_OFFLINE forbids to download", (
                 "unset HF_HUB_OFFLINE, or copy the cache of a machine that has the weights to "
                 f"{_cache()}"
             )
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not isinstance(link, OSError) or _status(link) is not None:
+            continue
+        if link.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not sending:
             return f"no space left for it in {_cache()}", (
                 "free some space, or move the cache with HF_HOME=DIR"
             )
-        if isinstance(link, PermissionError):
-            return f"{link.filename or _cache()}: {link.strerror}", "HF_HOME=DIR moves the cache"
+        if link.errno is not None and link.filename is not None:
+            return f"{link.filename}: {link.strerror}", "HF_HOME=DIR moves the cache"
+    return None
+
+
+def _explain_answer(
+    chain: list[BaseException], repo_id: str, sending: bool
+) -> tuple[str, str] | None:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    site = constants.ENDPOINT
     status = next((code for link in chain if (code := _status(link)) is not None), None)
     for link in chain:
         if isinstance(link, RevisionNotFoundError):
             return f"{repo_id} on {site} has no such revision", "look whether seg2vid is up to date"
         if isinstance(link, EntryNotFoundError) and status == 404:
             return f"{repo_id} on {site} has no such file", "look whether seg2vid is up to date"
-    access = f"is {site}/{repo_id} gone, private, or has conditions to accept? Then log in with "
-    access += "`hf auth login`, or set HF_TOKEN"
+    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    access = f"is {site}/{repo_id} gone, private, or has conditions to accept? Then {log_in}"
+    if sending:
+        access = f"{log_in}; the token needs the right to write"
     if status in (401, 403):
         return f"{site} refuses access to {repo_id} ({status})", access
     if status == 404 or any(isinstance(link, RepositoryNotFoundError) for link in chain):
@@ -300,9 +401,17 @@ def _explain(error: BaseException, repo_id: str) -> tuple[str, str]:
         )
     if status is not None:
         return f"{site} has trouble ({status})", "try again later"
+    return None
+
+
+def _explain_network(chain: list[BaseException], sending: bool) -> tuple[str, str]:
+    from huggingface_hub import constants
+
     last = str(chain[-1]).strip().splitlines()
-    return f"the download from {site} failed: {last[0] if last else type(chain[-1]).__name__}", (
-        "check network, proxy and HF_ENDPOINT, then try again; what is complete is kept"
+    why = last[0] if last else type(chain[-1]).__name__
+    verb, kept = ("upload to", "") if sending else ("download from", "; what is complete is kept")
+    return f"the {verb} {constants.ENDPOINT} failed: {why}", (
+        f"check network, proxy and HF_ENDPOINT, then try again{kept}"
     )
 
 

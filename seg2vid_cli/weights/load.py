@@ -8,10 +8,10 @@ card. It may lack stages; `mix_bundles` takes them from several.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -52,6 +52,13 @@ FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "pix2pixhd-local": (LocalConfig, LocalEnhancer),
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
+}
+# Label planes that the pipeline can give a family.
+PLANES: Mapping[str, tuple[int, ...]] = {
+    "label-unet": (NUM_CLASSES,),
+    "pix2pixhd-global": (35,),
+    "pix2pixhd-local": (35,),
+    "seg2vid-flow": (NUM_CLASSES, 0),
 }
 
 
@@ -226,7 +233,10 @@ def read_bundle(folder: Path) -> Bundle:
             hint=f"a weights folder holds {BUNDLE_FILE}",
         ) from error
     try:
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
         given = data["stages"]
         if not given or set(given) - set(STAGES):
             raise ValueError(f"stages must be of {', '.join(STAGES)}, not {', '.join(given)}")
@@ -255,7 +265,7 @@ def read_bundle(folder: Path) -> Bundle:
             stages=stages,
             descriptions={"bundle": path},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{path}: malformed: {what}") from error
     return bundle
@@ -263,7 +273,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _check_channels(stages: Mapping[str, StageSpec]) -> None:
     channels = {n: s.config.image_channels for n, s in stages.items() if n != "first_frame"}
-    if len(set(channels.values())) > 1:
+    if len(set(channels.values())) > 1 or not set(channels.values()) <= {1, 3}:
         raise ValueError(f"pictures of {channels} channels")
 
 
@@ -277,6 +287,8 @@ def _stage(folder: Path, name: str, data: Mapping[str, Any], planes: int) -> Sta
     config = config_from_dict(FAMILIES[family][0], data["config"])
     if getattr(config, "label_planes", planes) != planes:
         raise ValueError(f"{name}: {config.label_planes} label planes, not {planes}")
+    if planes not in PLANES.get(family, (planes,)):
+        raise ValueError(f"{name}: {family} with {planes} label planes is not known")
     options = data.get("options", {})
     if not isinstance(options, dict):
         raise ValueError(f"{name}: options must be a table")
@@ -294,17 +306,28 @@ def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """Build a network configuration; lists become tuples, every field must be given, none more.
 
     Raises:
-        ValueError: A field is missing or unknown, or a number where a list should be.
+        ValueError: A field is missing or unknown, or has a value that cannot be.
     """
+    hints = get_type_hints(kind)
     known = {known_field.name for known_field in fields(kind)}
     if known != set(values):
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         raise ValueError(f"{kind.__name__}: missing {missing}, unknown {unknown}")
     for known_field in fields(kind):
         value = values[known_field.name]
-        if str(known_field.type).startswith("tuple") != isinstance(value, (list, tuple)):
+        if not _suits(hints[known_field.name], value):
             raise ValueError(f"{kind.__name__}: {known_field.name} = {value!r}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _suits(hint: Any, value: Any) -> bool:
+    """Whether a configuration's field, a size, several sizes or one of some words, can have it."""
+    if get_origin(hint) is tuple:
+        whole = isinstance(value, (list, tuple)) and len(value) > 0
+        return whole and all(type(item) is int and item >= 0 for item in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    return type(value) is int and value >= 0
 
 
 def load_strictly(network: nn.Module, path: Path) -> None:
@@ -319,7 +342,7 @@ def load_strictly(network: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
     wanted = network.state_dict()
-    for problem, names in (
+    problems: tuple[tuple[str, Iterable[str]], ...] = (
         ("missing", [n for n in wanted if n not in tensors]),
         ("not expected", [n for n in tensors if n not in wanted]),
         (
@@ -330,9 +353,10 @@ def load_strictly(network: nn.Module, path: Path) -> None:
             "of another number format",
             [n for n in wanted if n in tensors and not _same_kind(wanted[n], tensors[n])],
         ),
-        ("not finite", [n for n, t in tensors.items() if not _finite(t)]),
-    ):
-        if names:
+        ("not finite", (n for n, t in tensors.items() if not _finite(t))),  # only of known formats
+    )
+    for problem, found in problems:
+        if names := list(found):
             raise CheckpointError(f"{path}: {len(names)} tensors {problem}, first {names[0]}")
     # Copies, since what was read is the mapped file itself, which may change under the network.
     tensors = {name: t.to(wanted[name].dtype, copy=True) for name, t in tensors.items()}

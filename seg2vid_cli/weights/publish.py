@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from seg2vid_cli.errors import InputError, WeightsError
-from seg2vid_cli.weights.hub import explained
+from seg2vid_cli.weights.hub import explained, progress_bars
 from seg2vid_cli.weights.load import BUNDLE_FILE, read_bundle
 from seg2vid_cli.weights.registry import (
     CARD_FILE,
@@ -90,7 +91,9 @@ def publish_bundle(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="seg2vid")
-    with explained(f"{folder}: not published", repo_id), warnings.catch_warnings():
+    what = f"{folder}: not published"
+    bars = progress_bars(sys.stderr.isatty())
+    with explained(what, repo_id, sending=True), bars, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on optional settings that the card does not have
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         commit = api.create_commit(

@@ -41,7 +41,11 @@ _OF_USER: tuple[Origin, ...] = ("folder", "hub", "authors")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REPO = re.compile(
+    r"(?!.*(?:--|\.\.|\.git$))(?=.{3,96}$)[A-Za-z0-9][\w.-]*(?<![.-])/[A-Za-z0-9][\w.-]*(?<![.-])",
+    re.ASCII,
+)
+_STAGE = re.compile(r"[a-z0-9_-]+")
 _SIZE = re.compile(r"[1-9][0-9]{1,4}x[1-9][0-9]{1,4}")
 
 
@@ -136,7 +140,10 @@ def user_registry_path() -> Path:
     """
     if chosen := os.environ.get("SEG2VID_CONFIG_DIR"):
         return Path(chosen) / "weights.toml"
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home
+        home = Path()
     if sys.platform == "win32":
         base = Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
     elif sys.platform == "darwin":
@@ -177,15 +184,13 @@ def read_registry() -> Mapping[str, WeightSpec]:
     """
     path, own_path = registry_path(), user_registry_path()
     specs = dict(parse_registry(_read(path, "install seg2vid again"), name=str(path)))
-    if own_path.is_file():
-        text = _read(own_path, "check the permissions")
-        for name, spec in parse_registry(text, name=str(own_path), own=True).items():
-            if _is_taken(name, specs):
-                raise WeightsError(
-                    f"{own_path}: [{name}] is the name of weights that seg2vid brings along",
-                    hint="give the entry another name",
-                )
-            specs[name] = spec
+    for name, spec in _read_own().items():
+        if _is_taken(name, specs):
+            raise WeightsError(
+                f"{own_path}: [{name}] is the name of weights that seg2vid brings along",
+                hint="give the entry another name",
+            )
+        specs[name] = spec
     return MappingProxyType(specs)
 
 
@@ -241,7 +246,7 @@ def add_entries(text: str, *, name: str) -> tuple[str, ...]:
                 hint=f"give the entry another name, or: seg2vid weights remove {key} --entry",
             )
     path = user_registry_path()
-    before = _read(path, "check the permissions") if path.is_file() else ""
+    before = _read_if_there(path)
     added = "\n".join(format_entry(spec) for spec in new.values())
     _write(path, f"{before.rstrip()}\n\n{added}".lstrip())
     return tuple(new)
@@ -253,8 +258,7 @@ def _is_taken(name: str, specs: Mapping[str, WeightSpec]) -> bool:
 
 def _read_own() -> Mapping[str, WeightSpec]:
     path = user_registry_path()
-    text = _read(path, "check the permissions") if path.is_file() else ""
-    return parse_registry(text, name=str(path), own=True)
+    return parse_registry(_read_if_there(path), name=str(path), own=True)
 
 
 def remove_entry(name: str) -> None:
@@ -332,6 +336,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _read_if_there(path: Path) -> str:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError:
+        pass  # said below
+    return _read(path, "check the permissions, or name another folder with SEG2VID_CONFIG_DIR")
+
+
 def _read(path: Path, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -374,7 +388,11 @@ def _parse_spec(key: str, table: Any, name: str, own: bool) -> WeightSpec:
         if field not in ("stages", "files", "fps") and not (isinstance(value, str) and value):
             raise WeightsError(f"{where}: {field} must be text")
     stages, fps = table["stages"], table.get("fps")
-    if not isinstance(stages, dict) or not stages:
+    if (
+        not isinstance(stages, dict)
+        or not stages
+        or not all(isinstance(s, str) and _STAGE.fullmatch(k + s) for k, s in stages.items())
+    ):
         raise WeightsError(f"{where}: stages must be a table of stage = family")
     if fps is not None and (type(fps) not in (int, float) or not 0 < fps < 1000):
         raise WeightsError(f"{where}: fps must be a number")

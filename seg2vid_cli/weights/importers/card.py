@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def write_card(
     return (
         f"""---
 license: other
-license_name: {_one_line(license_name or NOT_STATED)}
+license_name: {json.dumps(_one_line(license_name or NOT_STATED), ensure_ascii=False)}
 library_name: seg2vid
 title: {KINDS[kind]}
 source: {paper}, {address}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from seg2vid_cli.weights.importers import KINDS, Kind, pix2pixhd, seg2vid
 from seg2vid_cli.weights.importers.card import write_card
 from seg2vid_cli.weights.importers.checkpoint import StateDict, open_checkpoint
 from seg2vid_cli.weights.importers.layout import COUNTER, Conversion, Part, check_shapes
-from seg2vid_cli.weights.load import BUNDLE_FILE, LABEL_SETS, load_strictly, read_bundle
+from seg2vid_cli.weights.load import BUNDLE_FILE, LABEL_SETS, PLANES, load_strictly, read_bundle
 from seg2vid_cli.weights.registry import CARD_FILE, check_name
 
 # Frame rates of the data sets: Cityscapes 17 Hz, UCF-101 and KTH 25 Hz; the authors' lists take
@@ -155,7 +156,8 @@ def import_checkpoint(
         raise InputError(f"kind '{kind}' is not known", hint=f"use one of {', '.join(KINDS)}")
     if fps is not None and not 0 < fps < 1000:
         raise InputError(f"{fps:g} frames per second is out of range", hint="above 0, below 1000")
-    name = name or folder.resolve().name
+    folder = folder.resolve()
+    name = name or folder.name
     check_name(name)
     _check_empty(folder)
     known: Kind = kind  # type: ignore[assignment]  # mypy does not narrow by a mapping's keys
@@ -189,8 +191,9 @@ def import_checkpoint(
             part.replace(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: cannot be written: {why}") from error
     return result
 
 
@@ -205,20 +208,23 @@ def _check_empty(folder: Path) -> None:
 
 def _describe(result: Import, name: str, fps: float | None) -> dict[str, Any]:
     """The contents of `bundle.json`."""
-    planes = {getattr(stage.part.config, "label_planes", None) for stage in result.stages.values()}
-    sets = [label_set for label_set, count in LABEL_SETS.items() if count in planes]
-    if len(sets) != 1:
-        known = ", ".join(f"{count} ({label_set})" for label_set, count in LABEL_SETS.items())
+    (first, *_) = result.stages.values()
+    planes, known = first.part.config.label_planes, PLANES[first.part.family]
+    if planes not in known:
+        counts = " or ".join(map(str, known))
         raise CheckpointError(
-            f"reads {max(filter(None, planes), default=0)} label planes; this package knows {known}"
+            f"reads {planes} label planes, and {first.part.family} is run with {counts} only"
         )
+    (label_set,) = (name for name, count in LABEL_SETS.items() if count == planes)
     if "motion" not in result.stages:
+        if fps is not None:
+            raise CheckpointError(f"{result.kind} has no motion, so no frame rate")
         rate = None
     else:
-        rate = fps or (LABELLED_FPS if sets[0] != "none" else UNLABELLED_FPS)
+        rate = fps or (LABELLED_FPS if planes else UNLABELLED_FPS)
     return {
         "name": name,
-        "labels": sets[0],
+        "labels": label_set,
         "size_hw": list(result.size_hw),
         "fps": rate,
         "stages": {

@@ -1,0 +1,153 @@
+"""Moved stills: depth from labels and exact flow, against projection worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2")
+
+from seg2vid_cli.training import data, scenes  # noqa: E402
+from seg2vid_cli.training.clips import DriveClip, MotionClips  # noqa: E402
+
+H, W = 64, 128
+HORIZON = 20.0
+ROAD, BUILDING, SKY, CAR = 0, 2, 10, 13
+
+
+class Fixed:
+    """A source of numbers that always gives the middle, or what it is told."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def uniform(self, low, high):
+        return self.values.get("uniform", (low + high) / 2)
+
+    def normal(self, mean, spread, size=None):
+        return mean if size is None else np.full(size, mean)
+
+    def random(self):
+        return self.values.get("random", 0.99)
+
+    def integers(self, low, high=None):
+        return low
+
+
+def street():
+    """Road below, sky above, a house in the left half and a car on the road."""
+    ids = np.full((H, W), SKY, np.uint8)
+    ids[24:] = ROAD
+    ids[4:30, :50] = BUILDING
+    ids[30:40, 70:90] = CAR
+    return ids
+
+
+def picture():
+    return np.random.default_rng(0).integers(0, 255, (H, W, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def scene():
+    built = scenes.build_scene(picture(), street(), Fixed())
+    return built
+
+
+def test_ground_lies_below_the_horizon_and_houses_and_cars_stand_on_it(scene):
+    horizon, focal = scene.horizon_px, scene.focal_px
+    assert 24 - 0.06 * H <= horizon <= 24
+
+    def ground(row):
+        return focal / (row + 0.5 - horizon)
+
+    assert scene.depth[60, 10] == pytest.approx(ground(60), rel=1e-4)
+    assert scene.depth[45, 80] == pytest.approx(ground(45), rel=1e-4)
+    assert scene.depth[10, 10] == pytest.approx(ground(30), rel=1e-4)  # touches the road at 30
+    assert np.ptp(scene.depth[4:30, 10]) < 1e-3  # upright
+    assert scene.depth[32, 75] == pytest.approx(ground(39), rel=1e-4)
+    assert scene.depth[2, 100] == scenes.AT_INFINITY
+    assert (scene.objects > 0).sum() == 200
+
+
+def test_driving_straight_ahead_moves_points_as_projection_says(scene):
+    rng = Fixed(uniform=0.1)
+    frames, teacher = scenes.move(scene, 2, rng)
+    assert frames.shape == (3, H, W, 3)
+    assert teacher.shape == (2, 2, 2, H // 2, W // 2)
+    path = 0.1 * 2
+    for row, column in ((56, 20), (50, 100), (10, 10)):
+        z = float(scene.depth[row, column])
+        grow = z / (z - path)
+        right = (column + 0.5 - W / 2) * (grow - 1)
+        down = (row + 0.5 - scene.horizon_px) * (grow - 1)
+        got = teacher[1, 1, :, row // 2, column // 2].astype(float)
+        assert got == pytest.approx([right, down], abs=0.12)  # a quarter of a pixel off the middle
+
+
+def test_there_and_back_again_where_it_is_visible(scene):
+    frames, teacher = scenes.move(scene, 4, Fixed(uniform=0.12))
+    back, there = (teacher[i, 3].astype(np.float32).repeat(2, 1).repeat(2, 2) for i in (0, 1))
+    y, x = np.mgrid[:H, :W].astype(np.float32)
+    at = [cv2.remap(c, x + back[0], y + back[1], cv2.INTER_LINEAR) for c in there]
+    gap = np.hypot(at[0] + back[0], at[1] + back[1])
+    assert np.median(gap) < 0.3
+    assert (gap < 1.0).mean() > 0.85
+    assert (frames[4] != frames[0]).any()
+
+
+def test_a_standing_camera_sees_only_objects_move(scene):
+    rng = Fixed(random=0.0)  # stands; the car drives away
+    _, teacher = scenes.move(scene, 3, rng)
+    car = np.zeros((H // 2, W // 2), bool)
+    car[15:20, 35:45] = True
+    size = np.hypot(*teacher[1, 2].astype(float))
+    assert size[~car].max() < 0.05
+    assert size[car].max() > 0.3
+
+
+def test_what_comes_into_sight_is_not_in_the_first_frame(scene):
+    rng = np.random.default_rng(5)
+    frames, teacher = scenes.move(scene, 8, rng)
+    flow = teacher[0, 7].astype(np.float32).repeat(2, 1).repeat(2, 2)
+    y, x = np.mgrid[:H, :W].astype(np.float32)
+    warped = cv2.remap(frames[0], x + flow[0], y + flow[1], cv2.INTER_LINEAR)
+    wrong = (np.abs(warped.astype(float) - frames[8]).mean(-1) > 40).mean()
+    assert 0.0 < wrong < 0.5
+
+
+def test_riders_go_with_their_bicycles():
+    ids = np.full((H, W), ROAD, np.uint8)
+    ids[20:30, 20:26], ids[30:36, 18:28] = 12, 18  # a rider on a bicycle
+    ids[20:36, 60:64] = 11
+    numbers = scenes._number_objects(ids)
+    assert len(np.unique(numbers[ids == 12])) == 1
+    assert numbers[25, 22] == numbers[33, 20] != numbers[25, 61]
+    assert (numbers[ids == ROAD] == 0).all()
+
+
+@pytest.mark.parametrize("ids", [np.full((H, W), SKY, np.uint8), np.full((H, W), 19, np.uint8)])
+def test_maps_without_ground_do_no_harm(ids):
+    rng = np.random.default_rng(0)
+    built = scenes.build_scene(picture(), ids, rng)
+    frames, teacher = scenes.move(built, 2, rng)
+    assert np.isfinite(built.depth).all()
+    assert np.isfinite(teacher.astype(np.float32)).all()
+    assert frames.dtype == np.uint8
+
+
+def test_batches_mix_real_clips_and_moved_stills():
+    frames = np.random.default_rng(1).integers(0, 255, (12, 128, 256, 3), dtype=np.uint8)
+    drive = DriveClip(name="d", frames=frames, train_ids=np.zeros((12, 128, 256), np.uint8))
+    clips = MotionClips([drive], strides=[1], num_frames=8, every=2)
+    pair = data.Pair(
+        name="p",
+        picture=picture().repeat(3, 0).repeat(3, 1),
+        train_ids=street().repeat(3, 0).repeat(3, 1),
+    )
+    mixed = scenes.MixedClips(clips, scenes.MovedStills([pair]), share=0.5)
+    batch = mixed.batch(np.random.default_rng(0), 4)
+    assert batch.frames.shape == (4, 9, 3, 128, 256)
+    assert batch.flow_px.shape == (4, 8, 2, 64, 128)
+    assert batch.planes.shape == (4, 20, 128, 256)
+    only = scenes.MixedClips(clips, scenes.MovedStills([pair]), share=1.0)
+    assert only.batch(np.random.default_rng(0), 2).planes[:, SKY].sum() > 0  # drives have no sky
