@@ -119,7 +119,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: See `read_picture`.
     """
-    picture = _open_picture(path)
+    picture = open_picture(path)
     return picture.height, picture.width
 
 
@@ -140,7 +140,7 @@ def read_picture(
         InputError: Missing, not a picture, too large, or of another aspect ratio.
     """
     height, width = size_hw
-    picture = _open_picture(path)
+    picture = open_picture(path)
     stretch = (picture.width / picture.height) / (width / height)
     if not any_aspect and abs(stretch - 1) > ASPECT_TOLERANCE:
         raise InputError(
@@ -151,7 +151,12 @@ def read_picture(
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """Open a photo, turned upright, as RGB.
+
+    Raises:
+        InputError: Missing, not a picture, or too large.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:

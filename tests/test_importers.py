@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gzip
 import hashlib
@@ -19,9 +18,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import FLOW, REFINE, lively
+from huggingface_hub import metadata_load
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_hub import bug
 from test_parity import read_manifest
 from test_pix2pixhd import GLOBAL, LOCAL
 
@@ -226,7 +225,7 @@ def test_the_card_says_what_was_made_from_what(tmp_path, kind):
     path = saved(tmp_path / "model.pth.tar", {"state_dict": tensors, "epoch": 3})
     result = import_checkpoint(path, kind, tmp_path / "made", license_name="CC-BY-4.0")
     card = (tmp_path / "made" / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("---\nlicense: other\nlicense_name: CC-BY-4.0\n")
+    assert card.startswith('---\nlicense: other\nlicense_name: "CC-BY-4.0"\n')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f"- Checkpoint: `model.pth.tar`, sha256 `{digest}`\n" in card
     assert KINDS[kind] in card
@@ -236,10 +235,8 @@ def test_the_card_says_what_was_made_from_what(tmp_path, kind):
     for line in result.report():
         assert f"\n- {line}\n" in card
     for name, stage in result.stages.items():
-        assert any(
-            line.count(str(len(stage.tensors))) and line.count(name) for line in result.report()
-        )
-    assert any("state of the training run" in line for line in result.report())
+        assert f"kept {len(stage.tensors)} tensors for {name}" in result.report()
+    assert "dropped 1, first epoch: state of the training run" in result.report()
     assert result.dropped["epoch"] == "state of the training run"
 
 
@@ -250,6 +247,25 @@ def test_the_card_is_one_block_whatever_the_licence(tmp_path):
     spec = describe_bundle(tmp_path / "made")
     assert spec.license == "mine --- license: mit"
     assert spec.title == KINDS["seg2vid-two-path"]
+
+
+ESCAPED = pytest.mark.xfail(
+    strict=True, reason="publish._front_matter takes all quotes off, and leaves JSON's escapes"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a: b # c", "- x", "{", "Größe"),
+        *(pytest.param(t, marks=ESCAPED) for t in ("'mine'", 'as "free"', "back\\slash", '"')),
+    ],
+)
+def test_the_licence_is_what_was_given(tmp_path, text):
+    path = saved(tmp_path / "a.pth", global_generator())
+    import_checkpoint(path, "pix2pixhd-global", tmp_path / "made", license_name=text)
+    assert metadata_load(tmp_path / "made" / "README.md")["license_name"] == text
+    assert describe_bundle(tmp_path / "made").license == text
 
 
 @pytest.mark.parametrize("kind", ["seg2vid-two-path", "seg2vid-one-path", "seg2vid-no-labels"])
@@ -270,6 +286,15 @@ def test_a_painter_has_no_frame_rate_to_assume(tmp_path):
     path = saved(tmp_path / "a.pth", global_generator())
     result = import_checkpoint(path, "pix2pixhd-global", tmp_path / "made")
     assert not any("frame" in line.replace("first_frame", "") for line in result.report())
+
+
+@pytest.mark.parametrize("kind", ["pix2pixhd-global", "pix2pixhd-local"])
+def test_a_painter_takes_no_frame_rate(tmp_path, kind):
+    path = saved(tmp_path / "a.pth", MAKERS[kind]())
+    with pytest.raises(CheckpointError) as error:
+        import_checkpoint(path, kind, tmp_path / "made", fps=12)
+    assert error.value.message == f"{path}: {kind} has no motion, so no frame rate"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.mark.parametrize("fps", [0, -1, 1000, float("nan"), float("inf")])
@@ -315,13 +340,13 @@ def test_folders_above_are_made(tmp_path):
     assert [p.name for p in (tmp_path / "a" / "b").iterdir()] == ["made"]
 
 
-@bug("`-o .` in an empty folder ends in a traceback: a path of `.` has no name to change")
 def test_this_folder_when_it_is_empty(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.pth", two_path())
     (tmp_path / "made").mkdir()
     monkeypatch.chdir(tmp_path / "made")
-    with contextlib.suppress(InputError):
-        import_checkpoint(path, "seg2vid-two-path", Path())
+    import_checkpoint(path, "seg2vid-two-path", Path())
+    assert read_bundle(tmp_path / "made").name == "made"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pth", "made"}
 
 
 def test_files_can_be_read_by_all(tmp_path):
@@ -330,31 +355,28 @@ def test_files_can_be_read_by_all(tmp_path):
     assert {p.stat().st_mode & 0o444 for p in (tmp_path / "made").iterdir()} == {0o444}
 
 
-@pytest.mark.parametrize(
-    "planes",
-    [pytest.param(20, marks=bug("taken for train ids, though pix2pixHD paints label ids")), 34, 36],
-)
+@pytest.mark.parametrize("planes", [20, 34, 36])
 @pytest.mark.parametrize("kind", ["pix2pixhd-global", "pix2pixhd-local"])
 def test_a_painter_of_other_label_planes_is_refused(tmp_path, kind, planes):
     maker = global_generator if kind == "pix2pixhd-global" else local_enhancer
     path = saved(tmp_path / "a.pth", maker(planes))
-    with pytest.raises(CheckpointError, match=f"reads {planes} label planes; ") as error:
+    with pytest.raises(CheckpointError) as error:
         import_checkpoint(path, kind, tmp_path / "made")
-    assert error.value.message.startswith(f"{path}: ")
-    assert "35 (cityscapes-35)" in error.value.message
+    assert error.value.message == (
+        f"{path}: reads {planes} label planes, and {kind} is run with 35 only"
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
-@pytest.mark.parametrize(
-    "planes",
-    [19, 21, pytest.param(35, marks=bug("taken for label ids, though motion reads train ids"))],
-)
+@pytest.mark.parametrize("planes", [19, 21, 35])
 def test_motion_of_other_label_planes_is_refused(tmp_path, planes):
     tensors = seg2vid_tensors(flow=replace(FLOW, label_planes=planes))
     path = saved(tmp_path / "a.pth", tensors)
-    with pytest.raises(CheckpointError, match=f"reads {planes} label planes; ") as error:
+    with pytest.raises(CheckpointError) as error:
         import_checkpoint(path, "seg2vid-one-path", tmp_path / "made")
-    assert "20 (cityscapes-20)" in error.value.message
+    assert error.value.message == (
+        f"{path}: reads {planes} label planes, and seg2vid-flow is run with 20 or 0 only"
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
@@ -449,7 +471,6 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch, failing):
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
 
-@bug("safetensors raises an error of its own kind, not OSError: a traceback")
 def test_a_disk_that_fills_up_while_tensors_are_written(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
     path = saved(tmp_path / "a.pth", two_path())

@@ -30,6 +30,7 @@ ORDER = (
     "video",
     "visualize",
     "recipe",
+    "segment",
     "weights",
     "pipeline",
     "outputs",

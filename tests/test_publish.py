@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from hub_server import Status, hub_in_place
-from test_hub import bug, incomplete
+from test_hub import incomplete
 
 from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
 from seg2vid_cli.weights.hub import pull_weights
@@ -292,7 +292,6 @@ def test_a_server_that_is_gone(signed_in, folder):
         publish_bundle(folder, "owner/tiny")
 
 
-@bug("the messages and hints are those of downloads")
 @pytest.mark.parametrize("offline", [False, True])
 def test_messages_speak_of_publishing(signed_in, folder, monkeypatch, offline):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)

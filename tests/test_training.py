@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.networks.segmenter import SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training import data, first_frame, loop, losses
 from seg2vid_cli.training.clips import (
@@ -29,6 +31,9 @@ from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.motion import MotionTask, PosteriorEncoder, masked_flow_px
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
+from seg2vid_cli.weights.load import read_bundle
+
+TINY = SegmenterConfig(classes=19, channels=(4, 6), blocks=(0, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -150,14 +155,20 @@ class TestLosses:
         assert losses.kl_to_normal(mean, torch.zeros_like(mean)).item() == pytest.approx(12.5)
 
 
+@dataclass(frozen=True)
+class _LineConfig:
+    width: int = 1
+
+
 class _Line:
     """Learns that y = 2 x."""
 
     name, learning_rate, progress = "line", 0.1, 0.0
 
-    def __init__(self):
+    def __init__(self, width=1):
         torch.manual_seed(0)
         self.network = nn.Linear(1, 1)
+        self.network.config = _LineConfig(width)
         self.helpers = nn.ModuleDict({"extra": nn.Linear(1, 1)})
         self.optimizers = {"sgd": torch.optim.SGD(self.network.parameters(), 0.1)}
 
@@ -193,6 +204,21 @@ class TestLoop:
         steps = loop.load_checkpoint(tmp_path / "line")["step"]
         loop.train(_Line(), out=tmp_path, minutes=0.005)
         assert loop.load_checkpoint(tmp_path / "line")["step"] == steps
+
+    def test_a_run_of_another_configuration_is_not_gone_on_with(self, tmp_path):
+        loop.train(_Line(), out=tmp_path, minutes=0.001)
+        with pytest.raises(InputError, match="another configuration") as caught:
+            loop.train(_Line(width=2), out=tmp_path, minutes=0.01)
+        assert "--out" in caught.value.hint
+
+    def test_it_begins_with_given_weights_but_only_where_nothing_was_done(self, tmp_path):
+        start = nn.Linear(1, 1)
+        nn.init.constant_(start.weight, 5.0)
+        average = loop.train(_Line(), out=tmp_path, minutes=0.0, start_from=start)
+        assert average.weight.item() == 5.0
+        loop.train(_Line(), out=tmp_path, minutes=0.01)
+        again = loop.train(_Line(), out=tmp_path, minutes=0.01, start_from=start)
+        assert again.weight.item() != 5.0
 
     def test_a_state_is_cut_into_small_pieces(self, tmp_path, monkeypatch):
         monkeypatch.setattr(loop, "PIECE_BYTES", 1000)
@@ -277,6 +303,70 @@ class TestTasks:
         for name, tensor in painter.network.state_dict().items():
             if tensor.dtype.is_floating_point:
                 torch.testing.assert_close(stored[name], tensor, rtol=2e-3, atol=1e-4)
+
+    def test_stages_that_were_not_trained_come_from_a_base(self, pairs, tmp_path, tiny_bundle):
+        task = SegmenterTask(pairs, config=TINY, name=SegmenterTask.small_name, size_hw=(32, 64))
+        (tmp_path / task.name).mkdir()
+        loop.save_checkpoint(tmp_path / task.name, loop._state(task, task.network, 1, 1.0))
+        base = read_bundle(tiny_bundle)
+        export_runs(tmp_path, tmp_path / "bundle", name="more", base=base)
+        made = read_bundle(tmp_path / "bundle")
+        assert list(made.stages) == ["first_frame", "motion", "refine", "segmenter"]
+        assert made.stages["motion"].options == {"downscale": 1}
+        old, new = (bundle.network("refine").state_dict() for bundle in (base, made))
+        assert all(torch.equal(old[name], new[name]) for name in old)
+
+    def test_a_small_segmenter_learns_from_a_large_one(self, pairs):
+        teacher = SegmenterTask(pairs, config=TINY, size_hw=(32, 64)).network
+        with torch.no_grad():
+            for weight in teacher.head.parameters():
+                weight.zero_()
+            teacher.head.bias[7] = 50.0  # whatever it sees
+        task = SegmenterTask(pairs, config=TINY, teacher=teacher, batch=2, size_hw=(32, 64))
+        plain = SegmenterTask(pairs, config=TINY, batch=2, size_hw=(32, 64))
+        for _ in range(25):
+            task.step()
+            plain.step()
+        frames = next(task.batches)[0]
+        share = [t.network.eval()(frames).softmax(1)[:, 7].mean().item() for t in (task, plain)]
+        assert share[0] > 2 * share[1]
+
+    def test_rare_classes_weigh_more_and_unlabelled_pixels_nothing(self):
+        ids = torch.zeros(1, 10, 10, dtype=torch.long)
+        ids[0, 0, :4], ids[0, 1] = 13, 19
+        weights = first_frame.class_weights(ids)
+        assert weights[0] == pytest.approx(90 / (2 * 86))
+        assert weights[13] == first_frame.RAREST_WEIGHT
+        assert weights[[19, 5]].tolist() == [0.0, 0.0]
+        assert weights[first_frame.PAINTED] == 1.0
+
+    def test_whole_classes_are_mixed(self):
+        ids = torch.zeros(2, 8, 8, dtype=torch.long)
+        ids[:, 4:] = 10
+        full = ids.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        planes = torch.nn.functional.one_hot(full, 20).permute(0, 3, 1, 2).float()
+        seen = set()
+        for _ in range(30):
+            mask, small = first_frame.label_mask(planes, ids)
+            assert torch.equal(mask[:, :, ::2, ::2], small)
+            for b in range(2):
+                halves = small[b, 0, :4].unique().tolist(), small[b, 0, 4:].unique().tolist()
+                assert len(halves[0]) == len(halves[1]) == 1
+                seen.add((*halves[0], *halves[1]))
+        assert len(seen) == 4
+
+    def test_colours_change_alike_for_both_pictures_of_a_place(self):
+        change = first_frame.draw_colour_change(3, torch.device("cpu"))
+        frame = torch.rand(3, 3, 4, 4)
+        once, both = change(frame), change(torch.cat([frame, frame]))
+        assert torch.allclose(both, torch.cat([once, once]))
+        assert not torch.allclose(once, frame)
+
+    def test_the_discriminator_names_classes_at_half_size(self):
+        judge = first_frame.SegmentationDiscriminator(widths=(4, 6, 8))
+        logits, features = judge(torch.rand(2, 3, 32, 64))
+        assert logits.shape == (2, 21, 16, 32)
+        assert [f.shape[1] for f in features] == [4, 6, 8]
 
     def test_nothing_trained_is_said(self, tmp_path):
         with pytest.raises(InputError, match="first-frame has not been trained"):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from seg2vid_cli import __version__
-from seg2vid_cli.cli import console, doctor, generate, inspect, train, weights
+from seg2vid_cli.cli import console, doctor, generate, inspect, label, train, weights
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated."
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command(epilog=EXIT_CODES)(generate.generate)
 app.command(epilog=EXIT_CODES)(inspect.inspect)
+app.command(epilog=EXIT_CODES)(label.label)
 app.command(epilog=EXIT_CODES)(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 app.add_typer(train.app, name="train")

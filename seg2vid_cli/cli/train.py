@@ -72,14 +72,30 @@ def segmenter(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 8,
+    small: Annotated[
+        bool, typer.Option("--small", help="The one for `seg2vid label`; learns from the other.")
+    ] = False,
 ) -> None:
-    """Picture to label map: labels the driving clips."""
+    """Picture to label map: labels the driving clips; a small one is for `seg2vid label`."""
     _check(device, batch)
+    from seg2vid_cli.training.clips import load_segmenter
     from seg2vid_cli.training.loop import train
-    from seg2vid_cli.training.segmenter import SegmenterTask
+    from seg2vid_cli.training.segmenter import SMALL_SEGMENTER, SegmenterTask
 
     pairs = _pairs(pictures, labels, encoding, names)
-    train(SegmenterTask(pairs, seed=seed, batch=batch, device=device), out=out, minutes=minutes)
+    if small:
+        task = SegmenterTask(
+            pairs,
+            config=SMALL_SEGMENTER,
+            teacher=load_segmenter(out),
+            name=SegmenterTask.small_name,
+            seed=seed,
+            batch=batch,
+            device=device,
+        )
+    else:
+        task = SegmenterTask(pairs, seed=seed, batch=batch, device=device)
+    train(task, out=out, minutes=minutes)
 
 
 @app.command()

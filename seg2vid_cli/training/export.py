@@ -15,11 +15,13 @@ from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
 from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
+from seg2vid_cli.training.segmenter import SegmenterTask
 from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
 from seg2vid_cli.weights.registry import file_sha256
 
@@ -29,6 +31,7 @@ FAMILY_OF: dict[type[nn.Module], str] = {
     LabelUNet: "label-unet",
     Seg2VidFlow: "seg2vid-flow",
     Seg2VidRefine: "seg2vid-refine",
+    Segmenter: "segmenter",
 }
 
 
@@ -60,6 +63,11 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             networks[stage] = base.network(stage)
         else:
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
+    if state := load_checkpoint(runs / SegmenterTask.small_name):
+        networks["segmenter"] = Segmenter(config_from_dict(SegmenterConfig, state["config"]))
+        networks["segmenter"].load_state_dict(state["average"])
+    elif base is not None and "segmenter" in base.stages:
+        networks["segmenter"] = base.network("segmenter")
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ class Task(Protocol):
 
     Attributes:
         name: Used for folder and file names.
-        network: What is exported; its averaged copy is kept by the loop.
+        network: What is exported, with a dataclass as `config`; the loop keeps an averaged copy.
         helpers: Networks that only training needs.
         optimizers: By name; each `step` uses them itself.
         learning_rate: Of the first step; the loop lowers it along a half cosine.

@@ -47,7 +47,7 @@ MOTION = FlowConfig(
 DOWNSCALE = 2  # of the pictures; flows and visibility are stretched back to the full size
 
 WARM_UP = 0.4  # share of the training time
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 1e-3
 TEACHER_WEIGHT = (0.2, 0.1)  # at the start, after the warm-up; per pixel of error
 SMOOTH_WEIGHT = 0.02
 CONSISTENCY_WEIGHT = 0.02

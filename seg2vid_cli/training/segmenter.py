@@ -1,4 +1,7 @@
-"""Train the segmentation network that labels driving clips."""
+"""Train the segmentation network that labels driving clips, and a small one for photos.
+
+The small one learns from the large one as well: soft scores say more than hard labels.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import grid_picture
 
 SEGMENTER = SegmenterConfig(classes=19, channels=(32, 64, 128, 192, 256), blocks=(0, 2, 3, 3, 2))
+SMALL_SEGMENTER = SegmenterConfig(
+    classes=19, channels=(16, 40, 80, 112, 128), blocks=(0, 1, 2, 2, 2)
+)
+TEACHER_WEIGHT = 1.0
 
 
 class SegmenterTask:
@@ -24,6 +31,9 @@ class SegmenterTask:
 
     Args:
         pairs: Training pairs.
+        config: Of the network.
+        teacher: A trained network whose scores the new one learns as well.
+        name: Of the run.
         seed: Of weights and augmentation.
         batch: Pictures per step.
         size_hw: Size of the crops.
@@ -31,6 +41,7 @@ class SegmenterTask:
     """
 
     name = "segmenter"
+    small_name = "small-segmenter"
     progress = 0.0
     learning_rate = 2e-3
 
@@ -38,6 +49,9 @@ class SegmenterTask:
         self,
         pairs: Sequence[data.Pair],
         *,
+        config: SegmenterConfig = SEGMENTER,
+        teacher: nn.Module | None = None,
+        name: str = name,
         seed: int = 0,
         batch: int = 8,
         size_hw: tuple[int, int] = (160, 320),
@@ -45,8 +59,10 @@ class SegmenterTask:
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device(device)
-        self.network: nn.Module = Segmenter(SEGMENTER).to(self.device)
+        self.name = name
+        self.network: nn.Module = Segmenter(config).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None else teacher.to(self.device).requires_grad_(False)
         self.helpers = nn.ModuleDict()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.AdamW(self.network.parameters(), self.learning_rate)
@@ -57,27 +73,33 @@ class SegmenterTask:
         weights /= (weights * counts).sum() / counts.sum()
         self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
 
-        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
             crops = [
                 data.crop_pair(pairs[i], size_hw, rng, zoom=(0.55, 1.0))
                 for i in rng.integers(len(pairs), size=batch)
             ]
             pictures = [data.jitter_colours(picture, rng, 1.0) for picture, _ in crops]
             ids = torch.from_numpy(np.stack([ids for _, ids in crops])).long()
-            return data.to_tensor(pictures), ids
+            return data.to_tensor(pictures), ids, data.to_tensor([p for p, _ in crops])
 
         self.batches = data.prefetch(make, seed)
 
     def step(self) -> Mapping[str, float]:
         """One step of weighted cross-entropy; unlabelled pixels are left out."""
-        frames, ids = next(self.batches)
-        frames = frames.to(self.device, memory_format=torch.channels_last)
-        ids = ids.to(self.device)
+        frames, ids, plain = (x.to(self.device) for x in next(self.batches))
+        frames = frames.contiguous(memory_format=torch.channels_last)
         self.last = frames
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             logits = self.network(frames)
         loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=UNLABELLED)
+        if self.teacher is not None:
+            self.teacher.eval()
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+                wanted = self.teacher(plain.contiguous(memory_format=torch.channels_last))
+            guess = F.log_softmax(logits.float(), dim=1)
+            wanted = F.softmax(wanted.float(), dim=1)
+            loss = loss - TEACHER_WEIGHT * (wanted * guess).sum(1).mean()
         self.optimizers["network"].zero_grad()
         loss.backward()
         self.optimizers["network"].step()

@@ -29,6 +29,7 @@ from seg2vid_cli.networks.pix2pixhd import (
 )
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
+from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.weights.hub import fetch_weights
 from seg2vid_cli.weights.registry import (
     WeightSpec,
@@ -45,6 +46,7 @@ STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
     "motion": (("seg2vid-flow",), {"downscale": int}),
     "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
+    "segmenter": (("segmenter",), {}),  # photo to label map: no part of a clip
 }
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "label-unet": (LabelUNetConfig, LabelUNet),
@@ -52,6 +54,7 @@ FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "pix2pixhd-local": (LocalConfig, LocalEnhancer),
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
+    "segmenter": (SegmenterConfig, Segmenter),
 }
 # Label planes that the pipeline can give a family.
 PLANES: Mapping[str, tuple[int, ...]] = {
@@ -102,8 +105,9 @@ class Bundle:
     hashes: Mapping[Path, str] = field(default_factory=dict)
 
     def sha256(self) -> dict[str, str]:
-        """Hash of every stage's file, by stage, and of the descriptions."""
-        files = {name: stage.path for name, stage in self.stages.items()} | {**self.descriptions}
+        """Hash of the files of all stages that make a clip, by stage, and of the descriptions."""
+        files = {n: s.path for n, s in self.stages.items() if n != "segmenter"}
+        files |= self.descriptions
         return {name: self.hashes.get(path) or file_sha256(path) for name, path in files.items()}
 
     def require(self, *stages: str) -> None:
@@ -115,6 +119,7 @@ class Bundle:
         hints = {
             "first_frame": "add --first-frame-weights NAME|DIR, or start from a picture with "
             "--first-frame",
+            "segmenter": "use --weights street",
         }
         for stage in stages:
             if stage not in self.stages:
@@ -272,7 +277,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _check_channels(stages: Mapping[str, StageSpec]) -> None:
-    channels = {n: s.config.image_channels for n, s in stages.items() if n != "first_frame"}
+    moving = ("motion", "refine")
+    channels = {n: stages[n].config.image_channels for n in moving if n in stages}
     if len(set(channels.values())) > 1 or not set(channels.values()) <= {1, 3}:
         raise ValueError(f"pictures of {channels} channels")
 
