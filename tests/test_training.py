@@ -25,7 +25,8 @@ from seg2vid_cli.training.clips import (
     collate,
     parse_clip,
 )
-from seg2vid_cli.training.evaluate import motion_scores, wide_window
+from seg2vid_cli.training.evaluate import wide_window
+from seg2vid_cli.training.evaluate_motion import motion_scores
 from seg2vid_cli.training.export import export_runs
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.motion import MotionTask, PosteriorEncoder, masked_flow_px
@@ -424,7 +425,7 @@ class TestEvaluate:
         assert (window.train_ids[0] == 10).all()
 
     def test_motion_figures_are_complete(self, drive, monkeypatch):
-        from seg2vid_cli.training import evaluate
+        from seg2vid_cli.training import evaluate_motion as evaluate
 
         monkeypatch.setattr(evaluate, "SAMPLES", 2)
         monkeypatch.setattr(evaluate, "STARTS_PER_CLIP", 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +14,12 @@ from seg2vid_cli.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from seg2vid_cli.training.clips import MotionClips
     from seg2vid_cli.training.data import Pair
 
 app = typer.Typer(
-    help="Train weights: segmenter, first-frame, motion, refine, then export. Needs the extra "
-    "[cyan]train[/]: pip install 'seg2vid-cli\\[train]'.",
+    help="Train weights: segmenter, first-frame, motion, refine, then export; or all at once. "
+    "Needs the extra [cyan]train[/]: pip install 'seg2vid-cli\\[train]'.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -144,13 +146,13 @@ def motion(
     _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
-    from seg2vid_cli.training.clips import collate, open_clips
+    from seg2vid_cli.training.clips import collate
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.motion import MotionTask
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
 
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    clips = open_clips(clip, out)
+    clips = _clips(tuple(clip), out)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs)) if pairs else clips,
@@ -173,12 +175,12 @@ def refine(
 ) -> None:
     """Warped frames to repaired ones; needs segmenter and motion in the same folder."""
     _check(device, batch)
-    from seg2vid_cli.training.clips import collate, open_clips
+    from seg2vid_cli.training.clips import collate
     from seg2vid_cli.training.loop import load_checkpoint, train
     from seg2vid_cli.training.motion import MotionTask
     from seg2vid_cli.training.refine import RefineTask
 
-    clips = open_clips(clip, out)
+    clips = _clips(tuple(clip), out)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     behind = MotionTask(clips, shown, device=device)
     state = load_checkpoint(out / MotionTask.name)
@@ -188,6 +190,42 @@ def refine(
     behind.helpers.load_state_dict(state["helpers"])
     task = RefineTask(behind, clips, shown, seed=seed, batch=batch, device=device)
     train(task, out=out, minutes=minutes)
+
+
+# What each part takes of the whole time.
+SHARES = {"segmenter": 0.17, "small": 0.08, "first-frame": 0.45, "motion": 0.2, "refine": 0.1}
+
+
+@app.command("all")
+def everything(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    clip: ClipOption,
+    minutes: MinutesOption,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Bundle folder.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")],
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    size: SizeOption = "256x128",
+    out: OutOption = Path("runs"),
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """The whole recipe in order, then export; run again, it goes on where it stopped."""
+    pairs: dict[str, Any] = {
+        "pictures": pictures,
+        "labels": labels,
+        "encoding": encoding,
+        "names": names,
+    }
+    shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
+    spent = {part: minutes * share for part, share in SHARES.items()}
+    segmenter(**pairs, **shared, minutes=spent["segmenter"])
+    segmenter(**pairs, **shared, minutes=spent["small"], small=True)
+    first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size)
+    motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
+    refine(**shared, clip=clip, minutes=spent["refine"])
+    export(output=output, name=name, out=out)
 
 
 @app.command()
@@ -234,6 +272,13 @@ def evaluate(
     follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
     figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip, runs=out)
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
+
+
+@lru_cache(maxsize=1)  # labelling them takes minutes
+def _clips(texts: tuple[str, ...], runs: Path) -> MotionClips:
+    from seg2vid_cli.training.clips import open_clips
+
+    return open_clips(texts, runs)
 
 
 def _start(weights: str | None, stage: str) -> nn.Module | None:
