@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from seg2vid_cli.errors import InputError, WeightsError
@@ -131,7 +131,7 @@ def remove_weights(spec: WeightSpec) -> int:
             if part.exists():
                 freed += part.stat().st_size
                 part.unlink()
-        with suppress(CacheNotFound):
+        with suppress(CacheNotFound), _silent_hub():
             plan = scan_cache_dir().delete_revisions(spec.revision)
             freed += int(plan.expected_freed_size)
             plan.execute()
@@ -203,9 +203,9 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
         if facts.size not in (None, file.size_bytes):
             raise WeightsError(
                 f"is {facts.size} bytes on the server instead of {file.size_bytes}",
-                hint=_wrong_bytes_hint(spec),
+                hint=f"the mirror in HF_ENDPOINT or the repository {spec.repo_id} has been changed",
             )
-        if urlsplit(facts.location).netloc != urlsplit(url).netloc:
+        if urlsplit(facts.location)[:2] != urlsplit(url)[:2]:
             headers.pop("authorization", None)  # a token is for the Hub, not for its storage
         for place in (part, pointer, lock):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
                     with part.open("ab") as stream:
                         http_get(
                             facts.location,
-                            stream,
+                            _Limited(stream, file.size_bytes),  # type: ignore[arg-type]
                             resume_size=stream.tell(),
                             headers=headers,
                             expected_size=file.size_bytes,
@@ -236,6 +236,28 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
                 part.replace(blob)
             _link(blob, pointer)
     return pointer
+
+
+class _Limited:
+    """A file that takes no more bytes than it should get, whatever a server sends.
+
+    Args:
+        stream: Open for appending.
+        size_bytes: Its size when it is complete.
+    """
+
+    def __init__(self, stream: BinaryIO, size_bytes: int) -> None:
+        self._stream, self._size_bytes = stream, size_bytes
+        self.tell, self.seek, self.truncate = stream.tell, stream.seek, stream.truncate
+
+    def write(self, data: bytes) -> int:
+        if self.tell() + len(data) > self._size_bytes:
+            raise WeightsError(
+                f"the server sends more than {self._size_bytes} bytes",
+                hint="try again; if that does not help, the mirror in HF_ENDPOINT or the "
+                "repository has been changed",
+            )
+        return self._stream.write(data)
 
 
 def _part(spec: WeightSpec, file: FileSpec) -> Path:
@@ -315,12 +337,10 @@ def explained(what: str, repo_id: str, *, sending: bool = False) -> Iterator[Non
         sending: True for an upload.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import logging as hub_logging
 
-    before = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(max(before, logging.ERROR))
     try:
-        yield
+        with _silent_hub():
+            yield
     except WeightsError as error:
         raise WeightsError(f"{what}: {error.message}", hint=error.hint) from error
     except HFValidationError as error:
@@ -328,6 +348,17 @@ def explained(what: str, repo_id: str, *, sending: bool = False) -> Iterator[Non
     except Exception as error:  # its own kinds, the HTTP client's and the system's
         message, hint = _explain(error, repo_id, sending)
         raise WeightsError(f"{what}: {message}", hint=hint) from error
+
+
+@contextmanager
+def _silent_hub() -> Iterator[None]:
+    """Keep huggingface_hub's own log to errors: what matters is said in one message."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
     finally:
         hub_logging.set_verbosity(before)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,4 +121,14 @@ def _front_matter(folder: Path) -> dict[str, str]:
         return {}
     block = lines[1 : lines.index("---", 1)]
     pairs = (line.partition(":") for line in block if re.match(r"[a-z_]+:\s*\S", line))
-    return {key: value.strip().strip("\"'") for key, _, value in pairs}
+    return {key: _plain(value.strip()) for key, _, value in pairs}
+
+
+def _plain(value: str) -> str:
+    """A value of the block, out of its quotes."""
+    if value.startswith('"'):
+        with suppress(ValueError):
+            return str(json.loads(value))
+    if len(value) > 1 and value[0] == value[-1] == "'":
+        return value[1:-1].replace("''", "'")
+    return value

@@ -218,7 +218,9 @@ def _describe(result: Import, name: str, fps: float | None) -> dict[str, Any]:
     (label_set,) = (name for name, count in LABEL_SETS.items() if count == planes)
     if "motion" not in result.stages:
         if fps is not None:
-            raise CheckpointError(f"{result.kind} has no motion, so no frame rate")
+            raise InputError(
+                f"{result.kind} has no motion, so no frame rate", hint="leave --fps out"
+            )
         rate = None
     else:
         rate = fps or (LABELLED_FPS if planes else UNLABELLED_FPS)
