@@ -169,9 +169,7 @@ def open_picture(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
-        raise InputError(
-            f"{path}: {reason}", hint="--first-frame takes a photo, PNG or JPEG"
-        ) from error
+        raise InputError(f"{path}: {reason}", hint="give a photo, PNG or JPEG") from error
 
 
 def picture_to_tensor(picture: NDArray[np.uint8]) -> Tensor:

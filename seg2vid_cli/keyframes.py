@@ -18,6 +18,7 @@ from seg2vid_cli.warp import backward_warp
 
 # Visibility is soft, and a mix of two sources is blurred: between these bounds it is made steep.
 HIDDEN_BELOW, SEEN_ABOVE = 0.05, 0.45
+WHOLLY = 0.999  # of a warped 1: all four pixels that were mixed lie inside
 LEAST_SHARE = 0.002  # of the picture that a keyframe must still give
 
 
@@ -82,16 +83,19 @@ def compose(keyframes: tuple[Keyframe, ...], flow_px: Tensor, visibility: Tensor
         The frames, and the keyframes as the last one finds them.
     """
     count = len(flow_px)
-    shown = steepen(visibility)[:, None]
+    inside = backward_warp(torch.ones_like(visibility)[:, None], flow_px) > WHOLLY
+    shown = steepen(visibility)[:, None] * inside
     pictures = flow_px.new_zeros((count, *keyframes[0].picture.shape[1:]))
     planes = torch.zeros_like(keyframes[0].planes)
     left = torch.ones_like(shown)  # what no keyframe has given yet
     found = []
     for keyframe in keyframes:
-        # Outside the source frame the flow is unknown; there nothing is visible either.
+        # Outside the source frame the flow is unknown, and nothing is `shown`.
         flow = flow_px + backward_warp(keyframe.flow_px.expand(count, -1, -1, -1), flow_px)
-        visible = shown * steepen(backward_warp(_many(keyframe.visible, count), flow_px))
-        visible = visible * (backward_warp(torch.ones_like(visible), flow) > 0.999)
+        # Around a half, so that holes neither grow nor heal when they are sampled between pixels.
+        carried = backward_warp(_many(keyframe.visible, count), flow_px)
+        visible = shown * ((carried - 0.25) / 0.5).clamp(0, 1)
+        visible = visible * (backward_warp(torch.ones_like(visible), flow) > WHOLLY)
         share = visible * left
         left = left - share
         pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)

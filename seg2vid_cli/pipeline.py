@@ -58,12 +58,13 @@ class ClipFrame:
 
     Args:
         index: Number in the clip, from 0.
-        source: Number of the frame it was warped from; its own for the first frame.
+        source: Number of the frame that the flows lead to and from; its own for the first frame.
         frame: uint8 `(H, W, 3)` RGB.
         flow_px: float32 `(2, H, W)`: this pixel shows what the source frame has that far right and
             down. None for the first frame.
         forward_flow_px: float32 `(2, H, W)`: how far each pixel of the source frame moves.
-        visibility: float32 `(H, W)`; 1 = taken from the source frame, 0 = painted by refinement.
+        visibility: float32 `(H, W)`; 1 = taken from earlier frames (the source frame, or with
+            keyframes also older ones), 0 = painted by refinement.
     """
 
     index: int
@@ -354,19 +355,23 @@ class Pipeline:
             count = min(self.motion.config.num_frames, recipe.frames - made)
             flow, visible = motion.flow_px[:count], motion.visibility[:count]
             noise = draw_normal(tuple(source.shape), purpose=f"refine/{made}", **seeds)
-            refined, planes, keyframes = self._repair(
+            refined, seen, planes, keyframes = self._repair(
                 keyframes, flow, visible, noise.to(self.compute.device)
             )
             for t in range(count):
                 forward = motion.forward_flow_px[t]
-                yield made + t, made - 1, refined[t], flow[t], forward, visible[t]
+                yield made + t, made - 1, refined[t], flow[t], forward, seen[t]
             source = refined[-1:]
             made += count
 
     def _repair(
         self, keyframes: tuple[Keyframe, ...], flow: Tensor, visible: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, tuple[Keyframe, ...]]:
-        """Warp and refine the frames of a pass; also labels and keyframes for the next one."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Keyframe, ...]]:
+        """Warp and refine the frames of a pass.
+
+        Returns:
+            Frames, what of them was seen before, labels and keyframes for the next pass.
+        """
         options, source = self.bundle.stages["refine"].options, keyframes[-1]
         limit, keep_visible = options.get("keyframes", 0), options.get("keep_visible", False)
         if limit:
@@ -382,11 +387,12 @@ class Pipeline:
             self.refiner, warped, seen, noise, keep_visible=keep_visible, compute=self.compute
         )
         if limit:
-            return refined, composite.planes, next_keyframes(composite, refined[-1:], limit=limit)
+            after = next_keyframes(composite, refined[-1:], limit=limit)
+            return refined, seen, composite.planes, after
         planes = source.planes
         if planes.shape[1]:
             planes = backward_warp(planes, flow[-1:])
-        return refined, planes, start_keyframes(refined[-1:], planes)
+        return refined, seen, planes, start_keyframes(refined[-1:], planes)
 
     def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         stages = self.bundle.stages

@@ -154,6 +154,7 @@ def read_recipe(path: Path) -> Recipe | None:
         raise InputError(error.message, hint=error.hint) from error
     if not data or data.get("tool") != TOOL:
         return None
+    data = {"first_frame_weights": None, "motion_weights": None, **data}  # of first clips
     if set(data) != {field.name for field in fields(Recipe)}:
         raise InputError(
             f"{path}: made by seg2vid {data.get('version', '?')}, of no use to this version",

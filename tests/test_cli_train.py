@@ -171,3 +171,31 @@ def test_training_that_has_had_its_time_ends_well():
     pairs = pictures_and_labels()
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0
+
+
+def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
+    from seg2vid_cli.cli import train
+
+    calls = []
+    for part in ("segmenter", "first_frame", "motion", "refine", "export"):
+        monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
+    train.everything(
+        pictures=tmp_path,
+        labels=tmp_path,
+        clip=["drive.mp4"],
+        minutes=100.0,
+        output=tmp_path / "mine",
+        name="mine",
+        out=tmp_path / "runs",
+        size="512x256",
+        device="cpu",
+        seed=3,
+    )
+    order = ["segmenter", "segmenter", "first_frame", "motion", "refine", "export"]
+    assert [part for part, _ in calls] == order
+    assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
+    assert calls[1][1]["small"] is True
+    assert calls[2][1]["size"] == "512x256"
+    assert calls[3][1]["pictures"] == tmp_path  # moved as scenes
+    assert all(options["out"] == tmp_path / "runs" for _, options in calls)
+    assert all(options["seed"] == 3 for part, options in calls if part != "export")

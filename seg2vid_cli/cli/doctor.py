@@ -29,10 +29,10 @@ def doctor() -> None:
         if installed_files(spec) is None:
             continue
         bundle = open_bundle(name)
-        size = spec.size_bytes / 2**20
         for stage in bundle.stages:
             bundle.network(stage)
-        rows.append((f"weights {name}", f"{size:.1f} MiB, hashes match, all stages load"))
+        size = console.size_text(spec.size_bytes)
+        rows.append((f"weights {name}", f"{size}, hashes match, all stages load"))
     console.show_facts(rows)
 
 

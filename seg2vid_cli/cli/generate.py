@@ -139,7 +139,7 @@ def generate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Visibility as PNG; white = taken from the source frame.",
+            help="Visibility as PNG; white = taken from earlier frames, black = painted anew.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -259,6 +259,8 @@ def generate(
         **{name: settings.pop(name) for name in OF_PIPELINE},
         before_pull=None if quiet else console.announce_pull,
     )
+    if recipe is not None and recipe.weights_sha256 != pipeline.weights_sha256:
+        console.show_note("the weights differ from the clip's, so this will not be the same clip")
     with console.progress_bars(quiet=quiet or as_json) as progress:
         report = generate_file(
             label_map,
@@ -371,7 +373,6 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
 
 def _note_differences(wanted: Recipe, made: Recipe) -> None:
     for name, what in (
-        ("weights_sha256", "the weights"),
         ("torch", "torch"),
         ("version", "seg2vid"),
         ("device", "the device"),

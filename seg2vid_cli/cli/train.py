@@ -152,7 +152,7 @@ def motion(
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
 
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    clips = _clips(tuple(clip), out)
+    clips = _clips(tuple(clip), out, device)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs)) if pairs else clips,
@@ -180,7 +180,7 @@ def refine(
     from seg2vid_cli.training.motion import MotionTask
     from seg2vid_cli.training.refine import RefineTask
 
-    clips = _clips(tuple(clip), out)
+    clips = _clips(tuple(clip), out, device)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     behind = MotionTask(clips, shown, device=device)
     state = load_checkpoint(out / MotionTask.name)
@@ -220,6 +220,9 @@ def everything(
     }
     shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
     spent = {part: minutes * share for part, share in SHARES.items()}
+    _check(device)  # all that can be known now, rather than after hours
+    _check_recipe(size, clip, output, name)
+    _pairs(**pairs)
     segmenter(**pairs, **shared, minutes=spent["segmenter"])
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
     first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size)
@@ -274,11 +277,24 @@ def evaluate(
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
 
 
+def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> None:
+    from seg2vid_cli.training.clips import check_clip
+    from seg2vid_cli.training.first_frame import check_size
+    from seg2vid_cli.video import check_folder
+    from seg2vid_cli.weights.registry import check_name
+
+    check_size(options.parse_size(size))
+    for text in clip:
+        check_clip(text)
+    check_folder(output)
+    check_name(name)
+
+
 @lru_cache(maxsize=1)  # labelling them takes minutes
-def _clips(texts: tuple[str, ...], runs: Path) -> MotionClips:
+def _clips(texts: tuple[str, ...], runs: Path, device: str) -> MotionClips:
     from seg2vid_cli.training.clips import open_clips
 
-    return open_clips(texts, runs)
+    return open_clips(texts, runs, device=device)
 
 
 def _start(weights: str | None, stage: str) -> nn.Module | None:
@@ -291,6 +307,7 @@ def _start(weights: str | None, stage: str) -> nn.Module | None:
     return bundle.network(stage)
 
 
+@lru_cache(maxsize=2)  # two sets are read at most, and several parts need the first
 def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> list[Pair]:
     from seg2vid_cli.training.data import read_pairs
 

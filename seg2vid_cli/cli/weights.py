@@ -48,7 +48,7 @@ def list_weights(as_json: options.JsonOption = False) -> None:
 @app.command()
 def show(name: NameArgument, as_json: options.JsonOption = False) -> None:
     """Show what is known about weights, and their model card where it is on this machine."""
-    from seg2vid_cli.weights.hub import installed_files
+    from seg2vid_cli.weights.hub import installed_files, steps_by_hand
     from seg2vid_cli.weights.registry import CARD_FILE, find_weights
 
     spec = find_weights(name)
@@ -73,9 +73,11 @@ def show(name: NameArgument, as_json: options.JsonOption = False) -> None:
         console.out.print()
         console.out.print(Markdown(_without_front_matter(text)))
     elif spec.origin == "authors":
-        console.show_note(_steps(spec))
-    else:
+        console.show_note(f"to be downloaded by hand:\n      {steps_by_hand(spec)}")
+    elif spec.origin == "hub" and not files:
         console.show_note(f"the model card comes with: seg2vid weights pull {name}")
+    else:
+        console.show_note("these weights have no model card")
 
 
 @app.command()
@@ -157,8 +159,10 @@ def remove(
 ) -> None:
     """Delete downloaded weights from the cache."""
     from seg2vid_cli.weights.hub import remove_weights
-    from seg2vid_cli.weights.registry import find_weights, remove_entry
+    from seg2vid_cli.weights.registry import find_weights, own_entry, remove_entry
 
+    if entry:
+        own_entry(name)  # before anything is deleted
     spec = find_weights(name)
     if spec.origin == "hub" or not entry:
         freed = remove_weights(spec)
@@ -311,6 +315,8 @@ def _summary(row: dict[str, Any]) -> list[str]:
 
 def _needs(spec: WeightSpec) -> str:
     """What has to come along for a clip."""
+    if set(spec.stages) == {"segmenter"}:
+        return "a photo"
     needs = ["a label map"] if spec.labels != "none" else []
     if "first_frame" not in spec.stages:
         needs.append("a first frame")
@@ -320,17 +326,11 @@ def _needs(spec: WeightSpec) -> str:
 
 
 def _not_here(spec: WeightSpec) -> WeightsError:
-    return WeightsError(
-        f"weights '{spec.name}' are not on this machine",
-        hint=_steps(spec) if spec.origin == "authors" else f"seg2vid weights pull {spec.name}",
-    )
+    from seg2vid_cli.weights.hub import steps_by_hand
 
-
-def _steps(spec: WeightSpec) -> str:
-    return (
-        f"download the checkpoint by hand from {spec.download}, then: seg2vid weights import "
-        f"CHECKPOINT --as {spec.import_as} -o {spec.name}"
-    )
+    pull = f"seg2vid weights pull {spec.name}"
+    hint = steps_by_hand(spec) if spec.origin == "authors" else pull
+    return WeightsError(f"weights '{spec.name}' are not on this machine", hint=hint)
 
 
 def _without_front_matter(card: str) -> str:

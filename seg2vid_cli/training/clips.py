@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seg2vid_cli.errors import InputError
+from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.networks.segmenter import Segmenter
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import load_checkpoint
@@ -103,6 +105,30 @@ def parse_clip(text: str) -> tuple[Path, int, int | None]:
     return path, int(match[2] or 0), int(match[3]) if match[3] else None
 
 
+def check_clip(text: str) -> None:
+    """Make sure that a clip can be read and is long enough for one start.
+
+    Raises:
+        InputError: It cannot, or is not.
+    """
+    path, first, last = parse_clip(text)
+    try:
+        info = probe_video(path)
+    except Seg2VidError as error:
+        raise InputError(error.message, hint=error.hint) from error
+    count = min(last or info.frames, info.frames) - first
+    needed = NUM_FRAMES * clip_stride(info.fps) + 1
+    if count < needed:
+        raise InputError(
+            f"{text}: {max(count, 0)} frames are too few", hint=f"at least {needed} are needed"
+        )
+
+
+def clip_stride(fps: float) -> int:
+    """Frames of a clip that make one step of about 1/15 s."""
+    return max(1, round(fps / FPS))
+
+
 def load_segmenter(runs: Path) -> Segmenter:
     """The segmentation network trained in a folder of runs.
 
@@ -117,27 +143,36 @@ def load_segmenter(runs: Path) -> Segmenter:
     return network.eval()
 
 
-def read_clips(texts: Sequence[str], runs: Path) -> tuple[list[DriveClip], list[int]]:
+def read_clips(
+    texts: Sequence[str], runs: Path, *, size_hw: tuple[int, int] = WORK_HW, device: str = "cpu"
+) -> tuple[list[DriveClip], list[int]]:
     """Read and label clips.
 
     Args:
         texts: `VIDEO` or `VIDEO:FIRST-LAST`, see `parse_clip`.
         runs: Folder with a trained segmenter.
+        size_hw: Working size.
+        device: Where the segmenter runs.
 
     Returns:
-        The clips, and for each how many of its frames make one step of about 1/15 s.
+        The clips, named as in `texts`, and for each how many of its frames make one step of
+        about 1/15 s.
     """
-    segmenter = load_segmenter(runs)
+    for text in texts:
+        check_clip(text)
+    segmenter = load_segmenter(runs).to(device)
     clips, strides = [], []
-    for path, first, last in map(parse_clip, texts):
-        clips.append(read_clip(path, segmenter, size_hw=WORK_HW, first=first, last=last))
-        strides.append(max(1, round(probe_video(path).fps / FPS)))
+    for text in texts:
+        path, first, last = parse_clip(text)
+        clip = read_clip(path, segmenter, size_hw=size_hw, first=first, last=last)
+        clips.append(replace(clip, name=text.rpartition("/")[2]))
+        strides.append(clip_stride(probe_video(path).fps))
     return clips, strides
 
 
-def open_clips(texts: Sequence[str], runs: Path) -> MotionClips:
+def open_clips(texts: Sequence[str], runs: Path, *, device: str = "cpu") -> MotionClips:
     """Training clips with teacher flows; every second frame is a start. See `read_clips`."""
-    clips, strides = read_clips(texts, runs)
+    clips, strides = read_clips(texts, runs, device=device)
     return MotionClips(clips, strides=strides, num_frames=NUM_FRAMES, every=2)
 
 
@@ -172,16 +207,21 @@ class MotionClips:
             for c, (clip, stride) in enumerate(zip(clips, strides, strict=True))
             for s in range(0, len(clip.frames) - stride * num_frames, every)
         ]
-        estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip.frames] for clip in clips]
         height, width = clips[0].frames.shape[1:3]
         shape = (len(self.starts), 2, num_frames, 2, height // 2, width // 2)
         self.teacher = np.empty(shape, np.float16)
-        for row, (c, s) in enumerate(self.starts):
+
+        def ask_teacher(row: int) -> None:
+            estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+            c, s = self.starts[row]
             for t in range(num_frames):
                 first, later = grey[c][s], grey[c][s + strides[c] * (t + 1)]
                 self.teacher[row, 0, t] = classical_flow(later, first, estimator)[:, ::2, ::2]
                 self.teacher[row, 1, t] = classical_flow(first, later, estimator)[:, ::2, ::2]
+
+        with ThreadPoolExecutor(os.cpu_count()) as workers:  # OpenCV lets go of the lock
+            list(workers.map(ask_teacher, range(len(self.starts))))
 
     def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:
         """Draw clips at random: flipped, recoloured, with classes exchanged for look-alikes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -162,26 +163,36 @@ Batch = TypeVar("Batch")
 
 def prefetch(
     make: Callable[[np.random.Generator], Batch], seed: int, *, ahead: int = 3
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield batches for ever, the next ones made in a background thread.
 
     Raises:
         Exception: Whatever `make` raised, where the batch would have come.
     """
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+    stopped = threading.Event()
+
+    def hand_over(item: Batch | BaseException) -> None:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.5)
+                return
 
     def work() -> None:
         rng = np.random.default_rng(seed)
-        while True:
+        while not stopped.is_set():
             try:
-                ready.put(make(rng))
+                hand_over(make(rng))
             except BaseException as error:
-                ready.put(error)
+                hand_over(error)
                 return
 
     threading.Thread(target=work, daemon=True).start()
-    while True:
-        item = ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()  # so that a finished training lets go of its data

@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.label_sets import CLASSES
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.labels import labels_from_array, resize_labels
 from seg2vid_cli.networks.segmenter import Segmenter
 from seg2vid_cli.pipeline import Pipeline
-from seg2vid_cli.training.clips import WORK_HW, DriveClip, load_segmenter, read_clips
+from seg2vid_cli.training.clips import DriveClip, check_clip, load_segmenter, read_clips
 from seg2vid_cli.training.data import Pair, to_tensor
 from seg2vid_cli.training.evaluate_motion import (
+    HORIZONS,
     coherence_scores,
     latent_scores,
     motion_scores,
@@ -50,14 +50,21 @@ def evaluate_bundle(
         clips: Held-out driving clips, `VIDEO:FIRST-LAST`.
         runs: Folder with the trained segmenter: it reads pictures and labels clips.
     """
+    for text in clips:
+        check_clip(text)
+    if sequence and len(sequence) <= HORIZONS[-1]:
+        raise InputError(
+            f"--sequence: {len(sequence)} pictures are too few", hint=f"more than {HORIZONS[-1]}"
+        )
     pipeline = Pipeline.open(weights)
     figures: dict[str, Any] = {"first_frame": first_frame_scores(pipeline, pairs, runs)}
-    some = [wide_window(pairs[i], WORK_HW) for i in _spread(len(pairs), LATENT_PICTURES)]
+    size = pipeline.bundle.size_hw
+    some = [wide_window(pairs[i], size) for i in _spread(len(pairs), LATENT_PICTURES)]
     figures["latents"] = latent_scores(pipeline, some)
     figures["long_clips"] = sharpness_scores(pipeline, some[::8])
-    drives, strides = read_clips(clips, runs) if clips else ([], [])
+    drives, strides = read_clips(clips, runs, size_hw=size) if clips else ([], [])
     if sequence:
-        drives.append(_sequence_clip(sequence))
+        drives.append(_sequence_clip(sequence, size))
         strides.append(1)
     for drive, stride in zip(drives, strides, strict=True):
         figures[drive.name] = {
@@ -155,12 +162,14 @@ def _read(
 
 
 def _frechet_scores(real: NDArray[np.float64], painted: NDArray[np.float64]) -> dict[str, float]:
-    """Distance of painted halves to the other real halves; the floor is real against real."""
+    """Distance of painted halves to the other real halves; the floor is real against real.
+
+    Pictures of a drive look like their neighbours, so the floor of random halves is a low one.
+    """
     rng = np.random.default_rng(0)
     floor, distance = [], []
     for _ in range(FRECHET_SPLITS):
-        order = rng.permutation(len(real))
-        one, other = np.array_split(order, 2)
+        one, other = np.array_split(rng.permutation(len(real)), 2)
         floor.append(frechet_distance(real[one], real[other]))
         distance.append(frechet_distance(painted[one], real[other]))
     below, found = float(np.mean(floor)), float(np.mean(distance))
@@ -186,20 +195,10 @@ def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return mean + float(np.trace(np.atleast_2d(one + other)) - 2 * np.sqrt(product).sum())
 
 
-def _sequence_clip(sequence: Sequence[Pair]) -> DriveClip:
-    pairs = [wide_window(pair, WORK_HW) for pair in sequence]
+def _sequence_clip(sequence: Sequence[Pair], size_hw: tuple[int, int]) -> DriveClip:
+    pairs = [wide_window(pair, size_hw) for pair in sequence]
     return DriveClip(
         name=f"{pairs[0].name} to {pairs[-1].name}",
         frames=np.stack([p.picture for p in pairs]),
         train_ids=np.stack([p.train_ids for p in pairs]),
     )
-
-
-def sample_sheet(pipeline: Pipeline, pairs: Sequence[Pair], seeds: Sequence[int]) -> Image.Image:
-    """Rows of label map, real picture and painted pictures, one per seed."""
-    colours = np.array([c.colour for c in CLASSES], np.uint8)
-    rows = []
-    for pair in (wide_window(p, pipeline.bundle.size_hw) for p in pairs):
-        tiles = [paint_pair(pipeline, pair, seed=seed) for seed in seeds]
-        rows.append(np.hstack([colours[pair.train_ids], pair.picture, *tiles]))
-    return Image.fromarray(np.vstack(rows))

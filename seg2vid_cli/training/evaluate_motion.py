@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
 from seg2vid_cli.labels import labels_from_array
@@ -28,13 +29,14 @@ STARTS_PER_CLIP = 10
 LONG_CLIP = 49
 LATENTS_PER_PICTURE = 6
 AGREE_PX = 1.0
+COMPARED_WIDTH_PX = 256
 
 
 def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str, Any]:
     """PSNR and SSIM of sampled futures, between repeating and a classical flow that saw the answer.
 
-    For each of some evenly spaced starts, 20 samples are compared with the real next frames; `best`
-    is the best of them, `mean` their mean.
+    For each of some evenly spaced starts, 20 samples are compared with the real next frames, at
+    256x128; `best` is the best of them at each horizon, `mean` their mean.
     """
     furthest = HORIZONS[-1] * stride
     starts = np.linspace(0, len(clip.frames) - furthest - 1, STARTS_PER_CLIP).astype(int)
@@ -43,7 +45,7 @@ def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str,
     spread, began = [], time.monotonic()
     for start in starts:
         first, ids = clip.frames[start], clip.train_ids[start]
-        real = to_tensor([clip.frames[start + h * stride] for h in HORIZONS])
+        real = _compared([clip.frames[start + h * stride] for h in HORIZONS])
         grey = [
             cv2.cvtColor(clip.frames[start + h * stride], cv2.COLOR_RGB2GRAY)
             for h in (0, *HORIZONS)
@@ -57,11 +59,11 @@ def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str,
             ]
         )
         futures = (_continue(pipeline, first, ids, seed) for seed in range(SAMPLES))
-        samples = torch.stack([to_tensor([f[h] for h in HORIZONS]) for f in futures])
+        samples = torch.stack([_compared([f[h] for h in HORIZONS]) for f in futures])
         scores = np.array([_psnr(sample, real) for sample in samples])
         similar = np.array([1 - _dssim(sample, real) for sample in samples])
-        rows["repeat"].append(_psnr(to_tensor([first]).expand_as(real), real))
-        rows["dis"].append(_psnr(answer, real))
+        rows["repeat"].append(_psnr(_compared([first]).expand_as(real), real))
+        rows["dis"].append(_psnr(_shrunk(answer), real))
         rows["best"].append(list(scores.max(0)))
         rows["mean"].append(list(scores.mean(0)))
         rows["ssim"].append(list(similar.max(0)))
@@ -84,7 +86,10 @@ def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str,
 
 
 def coherence_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str, Any]:
-    """Warping error between consecutive frames, sampled and real, along a classical flow."""
+    """Warping error between consecutive frames, sampled and real, along a classical flow.
+
+    Blurred or slow frames have a low one too, so lower than the real clip's is not better.
+    """
     count = HORIZONS[-1]
     starts = np.linspace(0, len(clip.frames) - count * stride - 1, STARTS_PER_CLIP).astype(int)
     made, real = [], []
@@ -192,7 +197,7 @@ def _predict(pipeline: Pipeline, pair: Pair, latents: Tensor) -> Any:
         to_tensor([pair.picture]).to(device),
         to_planes([pair.train_ids]).to(device),
         latents,
-        downscale=max(1, pair.train_ids.shape[0] // pipeline.motion.config.size_hw[0]),
+        downscale=pipeline.bundle.stages["motion"].options.get("downscale", 1),
         compute=pipeline.compute,
     )
     return type(motion)(**{name: value.cpu() for name, value in vars(motion).items()})
@@ -215,6 +220,16 @@ def _warping_error(frames: Sequence[NDArray[np.uint8]]) -> float:
 def _gradient(frame: NDArray[np.uint8]) -> float:
     grey = frame.astype(np.float32).mean(-1)
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+
+
+def _compared(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
+    return _shrunk(to_tensor(list(frames)))
+
+
+def _shrunk(frames: Tensor) -> Tensor:
+    """Larger frames to the size that figures are given at."""
+    factor = max(1, frames.shape[-1] // COMPARED_WIDTH_PX)
+    return F.avg_pool2d(frames, factor) if factor > 1 else frames
 
 
 def _psnr(a: Tensor, b: Tensor) -> list[float]:

@@ -11,10 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from seg2vid_cli.errors import InputError
-from seg2vid_cli.networks.label_unet import LabelUNet
-from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
-from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.errors import InputError, WeightsError
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.first_frame import FirstFrameTask
@@ -23,16 +20,11 @@ from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask
 from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
-from seg2vid_cli.weights.registry import file_sha256
+from seg2vid_cli.weights.registry import check_name, file_sha256
 
 KEYFRAMES = 6  # of 8 frames each: what the camera has left behind is not needed for longer
 
-FAMILY_OF: dict[type[nn.Module], str] = {
-    LabelUNet: "label-unet",
-    Seg2VidFlow: "seg2vid-flow",
-    Seg2VidRefine: "seg2vid-refine",
-    Segmenter: "segmenter",
-}
+FAMILY_OF = {network: family for family, (_, network) in FAMILIES.items()}
 
 
 def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = None) -> str:
@@ -71,7 +63,7 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {
-        "motion": {"downscale": height // of_motion[0]},  # type: ignore[index]
+        "motion": {"downscale": max(1, height // of_motion[0])},  # type: ignore[index]
         "refine": {"keep_visible": True, "keyframes": KEYFRAMES},
     }
     return export_bundle(
@@ -101,6 +93,7 @@ def export_bundle(
     Returns:
         The `files` entry for `weights.toml`.
     """
+    check_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     stages, paths = {}, [folder / BUNDLE_FILE]
     for stage, network in networks.items():
@@ -111,7 +104,7 @@ def export_bundle(
         }
         bad = [key for key, t in tensors.items() if not torch.isfinite(t).all()]
         if bad:
-            raise ValueError(f"{stage}: {bad[0]} does not fit into fp16")
+            raise WeightsError(f"{stage}: {bad[0]} does not fit into fp16", hint="train again")
         save_file(tensors, path, metadata={"stage": stage})
         path.chmod(0o644)  # safetensors makes files that only their owner can read
         stages[stage] = {

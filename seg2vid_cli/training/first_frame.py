@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.training import data
@@ -38,6 +39,9 @@ MIX_WEIGHT = 10.0
 MIX_EVERY = 2  # steps
 RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
+# Unlabelled, sky, road, building, vegetation ... people and two-wheelers.
+COMMON_TO_RARE = (19, 10, 0, 2, 8, 1, 9, 3, 4, 13, 14, 15, 16, 5, 7, 6, 11, 12, 17, 18)
+SIDE_MULTIPLE = 32
 
 
 def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
@@ -50,6 +54,19 @@ def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
         channels=channels,
         middle_blocks=2,
     )
+
+
+def check_size(size_hw: tuple[int, int]) -> None:
+    """Make sure that all scales of the networks fit into a working size.
+
+    Raises:
+        InputError: They do not.
+    """
+    if min(size_hw) < 2 * SIDE_MULTIPLE or any(side % SIDE_MULTIPLE for side in size_hw):
+        raise InputError(
+            f"size {size_hw[1]}x{size_hw[0]} cannot be trained at",
+            hint=f"both sides must be multiples of {SIDE_MULTIPLE}, from {2 * SIDE_MULTIPLE} on",
+        )
 
 
 class DiscriminatorBlock(nn.Module):
@@ -138,6 +155,7 @@ class FirstFrameTask:
         batch: int = 8,
         device: str = "cpu",
     ) -> None:
+        check_size(size_hw)
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.network: nn.Module = LabelUNet(generator_config(size_hw))
@@ -170,7 +188,7 @@ class FirstFrameTask:
             x.to(self.device, memory_format=torch.channels_last) for x in next(self.batches)
         )
         self.last = real, planes
-        ids = F.max_pool2d(planes, 2).argmax(1)  # at the discriminator's size; small things stay
+        ids = halve(planes)
         weights = class_weights(ids)
         change = draw_colour_change(len(real), self.device)
         judge = self.helpers["judge"]
@@ -253,6 +271,20 @@ class FirstFrameTask:
         noise = torch.randn(planes[:, :1].shape, generator=generator).to(self.device)
         samples = [list(network(planes, style.expand(len(planes), -1), noise)) for style in styles]
         return grid_picture([list(maps), list(real), *samples])
+
+
+def halve(planes: Tensor) -> Tensor:
+    """Name the class of every 2x2 cell, the rarer and thinner one where there are several.
+
+    Args:
+        planes: `(B, 20, H, W)` one-hot.
+
+    Returns:
+        `(B, H / 2, W / 2)`, the size of the discriminator's answer.
+    """
+    rank = torch.empty(NUM_CLASSES, device=planes.device)
+    rank[list(COMMON_TO_RARE)] = torch.arange(1.0, NUM_CLASSES + 1, device=planes.device)
+    return F.max_pool2d(planes * rank[:, None, None], 2).argmax(1)
 
 
 def class_weights(ids: Tensor) -> Tensor:

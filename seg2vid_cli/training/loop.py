@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,7 @@ class Task(Protocol):
         optimizers: By name; each `step` uses them itself.
         learning_rate: Of the first step; the loop lowers it along a half cosine.
         progress: Share of the training time that has passed, set by the loop.
+        batches: Where the steps take their data from; closed at the end.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Task(Protocol):
     optimizers: dict[str, torch.optim.Optimizer]
     learning_rate: float
     progress: float
+    batches: Generator[Any, None, None]
 
     def step(self) -> Mapping[str, float]:
         """Take one step and return named losses."""
@@ -127,6 +129,7 @@ def train(
     folder = out / task.name
     folder.mkdir(parents=True, exist_ok=True)
     if start_from is not None:
+        _check_start(start_from, task.network)
         task.network.load_state_dict(start_from.state_dict())
     average = deepcopy(task.network).requires_grad_(False)
     step, seconds_before = 0, 0.0
@@ -177,8 +180,22 @@ def train(
         task.finish(average)
         save_checkpoint(folder, _state(task, average, step, seconds))
         task.sample_sheet(average).save(folder / f"sheet-{step:06d}.png")
+    task.batches.close()
     (folder / "done.json").write_text(json.dumps({"steps": step, "minutes": seconds / 60}))
     return average
+
+
+def _check_start(start_from: nn.Module, network: nn.Module) -> None:
+    theirs, ours = (
+        {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        for module in (start_from, network)
+    )
+    if theirs != ours:
+        raise InputError(
+            f"the weights to start from have another configuration: {start_from.config} instead "
+            f"of {network.config}",
+            hint="leave --start out, or train at their size",
+        )
 
 
 def _write_row(path: Path, step: int, seconds: float, losses: Mapping[str, float]) -> None:

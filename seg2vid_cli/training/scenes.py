@@ -29,8 +29,6 @@ from seg2vid_cli.training.clips import (
 GROUND = (0, 1, 9)
 SKY = 10
 BACKDROP = (2, 3, 4, 8)  # building, wall, fence, vegetation
-THIN = (5, 6, 7)
-FIRST_OBJECT, LAST_OBJECT = 11, 18
 NEAREST, FARTHEST, AT_INFINITY = 0.6, 60.0, 1e4
 STANDS, TURNS = 0.08, 0.25  # shares of the clips
 FINER = 2  # points per pixel and axis that are moved, so that near things have no cracks
@@ -258,7 +256,7 @@ def move(
             borderMode=cv2.BORDER_REPLICATE,
         )
         frames.append(np.where(visible[..., None], picture, unseen).astype(np.uint8))
-        small = forward[:, ::FINER, ::FINER]
+        small = forward.reshape(2, height, FINER, width, FINER).mean((2, 4))
         limit = 2.0 * width
         teacher[0, t] = np.clip(back, -limit, limit)[:, ::2, ::2]
         teacher[1, t] = np.clip(small, -limit, limit)[:, ::2, ::2]

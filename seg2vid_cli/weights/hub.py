@@ -512,10 +512,17 @@ def _by_hand(spec: WeightSpec) -> WeightsError:
     return WeightsError(
         f"weights '{spec.name}' cannot be downloaded by this command: no public copy on the "
         "Hugging Face Hub is known, the authors have them on their own site",
-        hint=f"1. download the checkpoint by hand from {spec.download}\n"
+        hint=steps_by_hand(spec),
+    )
+
+
+def steps_by_hand(spec: WeightSpec) -> str:
+    """How to come by weights that only their authors have."""
+    return (
+        f"1. download the checkpoint by hand from {spec.download}\n"
         f"      2. seg2vid weights import CHECKPOINT --as {spec.import_as} -o {spec.name}\n"
         f"      the name stands for that folder here, and everywhere after: seg2vid weights add "
-        f"{spec.name}",
+        f"{spec.name}"
     )
 
 

@@ -119,7 +119,7 @@ class Bundle:
         hints = {
             "first_frame": "add --first-frame-weights NAME|DIR, or start from a picture with "
             "--first-frame",
-            "segmenter": "use --weights street",
+            "segmenter": "give weights with one; seg2vid weights list shows the stages",
         }
         for stage in stages:
             if stage not in self.stages:
@@ -167,6 +167,12 @@ def open_bundle(
     spec = find_weights(name_or_folder)
     files = fetch_weights(spec, before_pull=before_pull)
     bundle = read_bundle(next(path.parent for path in files))
+    for stage in bundle.stages.values():
+        if stage.path not in files:
+            raise WeightsError(
+                f"weights '{spec.name}': {stage.path.name} is not among the registry's files",
+                hint="the entry has to list every file with its hash",
+            )
     families = {name: stage.family for name, stage in bundle.stages.items()}
     if families != dict(spec.stages):
         raise WeightsError(

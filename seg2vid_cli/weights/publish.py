@@ -15,6 +15,7 @@ from seg2vid_cli.weights.hub import explained, progress_bars
 from seg2vid_cli.weights.load import BUNDLE_FILE, read_bundle
 from seg2vid_cli.weights.registry import (
     CARD_FILE,
+    REPO_ID,
     WeightSpec,
     describe_file,
     format_entry,
@@ -83,7 +84,7 @@ def publish_bundle(
         InputError: No bundle, no model card, or a repository name that cannot be one.
         WeightsError: The bundle is damaged, or the Hub refused.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):
+    if not REPO_ID.fullmatch(repo_id):
         raise InputError(f"repository '{repo_id}' is not understood", hint="give owner/name")
     spec = describe_bundle(folder, name=name)
     if CARD_FILE not in {file.name for file in spec.files}:
@@ -98,6 +99,10 @@ def publish_bundle(
     with explained(what, repo_id, sending=True), bars, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on optional settings that the card does not have
         api.create_repo(repo_id, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise WeightsError(
+                "the repository exists and is public", hint="name another, or leave --private out"
+            )
         commit = api.create_commit(
             repo_id,
             operations=[

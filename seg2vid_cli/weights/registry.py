@@ -41,7 +41,7 @@ _OF_USER: tuple[Origin, ...] = ("folder", "hub", "authors")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_REPO = re.compile(
+REPO_ID = re.compile(
     r"(?!.*(?:--|\.\.|\.git$))(?=.{3,96}$)[A-Za-z0-9][\w.-]*(?<![.-])/[A-Za-z0-9][\w.-]*(?<![.-])",
     re.ASCII,
 )
@@ -166,7 +166,7 @@ def parse_registry(text: str, *, name: str, own: bool = False) -> Mapping[str, W
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise WeightsError(f"{name}: not valid TOML: {error}") from error
     return MappingProxyType(
         {key: _parse_spec(key, table, name, own) for key, table in tables.items()}
@@ -258,7 +258,29 @@ def _is_taken(name: str, specs: Mapping[str, WeightSpec]) -> bool:
 
 def _read_own() -> Mapping[str, WeightSpec]:
     path = user_registry_path()
-    return parse_registry(_read_if_there(path), name=str(path), own=True)
+    text = _read_if_there(path)
+    try:
+        return parse_registry(text, name=str(path), own=True)
+    except WeightsError as error:
+        raise WeightsError(
+            error.message, hint="mend the entry in this file of yours, or delete it"
+        ) from error
+
+
+def own_entry(name: str) -> WeightSpec:
+    """Look up an entry in the user's registry.
+
+    Raises:
+        InputError: It is not the user's own.
+        WeightsError: The registry cannot be read.
+    """
+    own = _read_own()
+    if name not in own:
+        raise InputError(
+            f"'{name}' is no entry of yours",
+            hint=f"yours are in {user_registry_path()}: {', '.join(own) or 'none'}",
+        )
+    return own[name]
 
 
 def remove_entry(name: str) -> None:
@@ -268,12 +290,8 @@ def remove_entry(name: str) -> None:
         InputError: It is not the user's own.
         WeightsError: The registry cannot be read or written.
     """
+    own_entry(name)
     path, own = user_registry_path(), _read_own()
-    if name not in own:
-        raise InputError(
-            f"'{name}' is no entry of yours",
-            hint=f"yours are in {path}: {', '.join(own) or 'none'}",
-        )
     _write(path, "\n".join(format_entry(spec) for key, spec in own.items() if key != name))
 
 
@@ -398,7 +416,7 @@ def _parse_spec(key: str, table: Any, name: str, own: bool) -> WeightSpec:
         raise WeightsError(f"{where}: fps must be a number")
     for field, pattern, what in (
         ("native_size", _SIZE, "WxH"),
-        ("repo_id", _REPO, "owner/name"),
+        ("repo_id", REPO_ID, "owner/name"),
         ("revision", re.compile("[0-9a-f]{40}"), "a commit, 40 hexadecimal digits"),
         ("folder", _FILE, "a plain name"),
         ("download", re.compile(r"https://\S+"), "an https address"),

@@ -50,7 +50,12 @@ def write_card(
     paper, address = SOURCES[kind]
     name, (height, width) = description["name"], description["size_hw"]
     motion = "motion" in description["stages"]
-    option = "--motion-weights" if motion else "--first-frame-weights"
+    if not motion:
+        use = f"seg2vid generate LABELS.png -o out.mp4 --first-frame-weights {name}"
+    elif description["labels"] == "none":
+        use = f"seg2vid generate -o out.mp4 --weights {name} --first-frame PICTURE.png"
+    else:
+        use = f"seg2vid generate LABELS.png -o out.mp4 --motion-weights {name}"
     rate = f", {description['fps']:g} frames per second" if motion else ""
     stages = "\n".join(
         f"| {stage.replace('_', ' ')} | `{entry['family']}` | `{entry['file']}` |"
@@ -81,7 +86,7 @@ source: {paper}, {address}
 ## Use
 
 ```sh
-seg2vid generate LABELS.png -o out.mp4 {option} {name}
+{use}
 ```
 
 ## Import
