@@ -101,7 +101,8 @@ def compose(keyframes: tuple[Keyframe, ...], flow_px: Tensor, visibility: Tensor
         pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
-        moved = replace(keyframe, flow_px=flow[-1:], visible=visible[-1:])
+        # Copies, or every keyframe would hold the flows of a whole pass.
+        moved = replace(keyframe, flow_px=flow[-1:].clone(), visible=visible[-1:].clone())
         found.append((moved, float(share[-1:].mean())))
     if planes.shape[1]:  # a place that no keyframe has keeps the labels that the source frame gives
         planes = planes + left[-1:] * backward_warp(keyframes[-1].planes, flow_px[-1:])
@@ -122,7 +123,7 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
     while len(useful) >= limit:
         useful.remove(min(useful, key=lambda pair: pair[1]))
     kept = tuple(keyframe for keyframe, _ in useful)
-    return (*kept, *start_keyframes(picture, composite.planes))
+    return (*kept, *start_keyframes(picture.clone(), composite.planes))
 
 
 def steepen(visibility: Tensor) -> Tensor:

@@ -245,6 +245,7 @@ class Pipeline:
         ):
             if not 0 <= number <= top:  # also false for NaN
                 raise InputError(f"{what} is out of range", hint=f"a number from 0 to {top}")
+        check_fit(fit)
         size = plan_size(
             labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit="stretch" if exact else fit
         )
@@ -428,8 +429,7 @@ def plan_size(
     Raises:
         InputError: The room is too small, too large or odd.
     """
-    if fit not in FITS:
-        raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
+    check_fit(fit)
     aspect = labels_hw[1] / labels_hw[0]
     side = math.sqrt(native_hw[0] * native_hw[1] / aspect)
     usual = _even(side), _even(side * aspect)
@@ -456,6 +456,16 @@ def plan_size(
             hint=f"both sides must be at least {low} pixels: give more room, or --fit stretch",
         )
     return min(fitted[0], height), min(fitted[1], width)
+
+
+def check_fit(fit: str) -> None:
+    """Make sure that a way to fit into a room is known.
+
+    Raises:
+        InputError: It is not.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
 
 
 def to_uint8(frame: Tensor) -> NDArray[np.uint8]:

@@ -210,8 +210,9 @@ def test_the_doctor_names_versions_devices_encoder_and_weights():
     assert report["seg2vid"] == seg2vid_cli.__version__
     assert report["would run on"].split(",")[0] in ("cpu", "mps", "cuda")
     assert " at " in report["ffmpeg"]
-    for name in read_registry():
-        assert "hashes match" in report[f"weights {name}"]
+    assert "MiB, hashes match, all stages load" in report["weights street"]
+    here = [name for name, spec in read_registry().items() if spec.local_folder()]
+    assert [key for key in report if key.startswith("weights ")] == [f"weights {n}" for n in here]
 
 
 @pytest.mark.parametrize("program", ["none", "street.png"])

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LABEL_UNET
 from PIL import Image
 from test_cli_generate import SMALL, facts, listing, refused, save, scene, seg2vid
 
+from seg2vid_cli.cli import train
 from seg2vid_cli.video import open_video
 
-COMMANDS = ("segmenter", "first-frame", "motion", "refine", "export", "evaluate")
+COMMANDS = ("segmenter", "first-frame", "motion", "refine", "all", "export", "evaluate")
+PARTS = ("segmenter", "first_frame", "motion", "refine", "export")  # of `train all`
 SHORT = ("--minutes", 0.002, "--batch", 1)  # a step or two
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    train._pairs.cache_clear()  # what they read lies at the same relative paths in every test
+    train._clips.cache_clear()
 
 
 def pictures_and_labels(height: int = 128, width: int = 192) -> tuple[str, ...]:
@@ -101,7 +106,7 @@ def test_without_opencv_a_hint_says_what_to_install(command, monkeypatch):
     ],
 )
 def test_what_was_not_trained_before_is_named(command, says):
-    a_drive(frames=1)
+    a_drive()
     refused("train", *command.split(), says=(*says, "hint: "))
 
 
@@ -173,16 +178,16 @@ def test_training_that_has_had_its_time_ends_well():
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0
 
 
+@pytest.mark.usefixtures("opencv")
 def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
-    from seg2vid_cli.cli import train
-
     calls = []
-    for part in ("segmenter", "first_frame", "motion", "refine", "export"):
+    for part in PARTS:
         monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
+    pictures_and_labels()
     train.everything(
-        pictures=tmp_path,
-        labels=tmp_path,
-        clip=["drive.mp4"],
+        pictures=tmp_path / "pictures",
+        labels=tmp_path / "labels",
+        clip=[a_drive()],
         minutes=100.0,
         output=tmp_path / "mine",
         name="mine",
@@ -196,6 +201,81 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
     assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
     assert calls[1][1]["small"] is True
     assert calls[2][1]["size"] == "512x256"
-    assert calls[3][1]["pictures"] == tmp_path  # moved as scenes
+    assert calls[3][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
     assert all(options["seed"] == 3 for part, options in calls if part != "export")
+
+
+@pytest.mark.usefixtures("opencv")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"--clip": "none.mp4"}, ("none.mp4: there is no such clip", "VIDEO:FIRST-LAST")),
+        ({"--clip": "drive.mp4:2-10"}, ("drive.mp4:2-10: 8 frames are too few", "at least 9")),
+        ({"--clip": "short.mp4"}, ("short.mp4: 5 frames are too few", "at least 9")),
+        ({"--clip": "torn.mp4"}, ("torn.mp4",)),
+        ({"--size": "100x50"}, ("size 100x50 cannot be trained at", "multiples of 32")),
+        ({"--size": "64x32"}, ("size 64x32 cannot be trained at", "from 64 on")),
+        ({"--size": "large"}, ("large",)),
+        ({"--name": "My Street"}, ("'My Street' cannot be the name", "lower-case")),
+        ({"--name": "../mine"}, ("'../mine' cannot be the name",)),
+        ({"-o": "taken"}, ("taken is a file, not a folder",)),
+        ({"-o": "no/such/folder"}, ("does not exist", "mkdir -p")),
+        ({"--pictures": "none"}, ("none: there is no such folder",)),
+        ({"--labels": "none"}, ("none: there is no such folder",)),
+        ({"--names": "none.txt"}, ("none.txt", "one picture name a line")),
+        ({"--encoding": "nope"}, ("nope",)),
+        ({"--device": "nope"}, ("nope",)),
+    ],
+    ids=str,
+)
+def test_all_refuses_what_cannot_work_before_the_first_part(change, says, monkeypatch):
+    for part in PARTS:
+        monkeypatch.setattr(train, part, lambda part=part, **_: pytest.fail(f"{part} was run"))
+    pairs = pictures_and_labels()
+    whole = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    whole |= {"--clip": a_drive(), "--minutes": "60", "-o": "mine", "--name": "mine"}
+    a_drive("short.mp4", frames=5)
+    Path("torn.mp4").write_bytes(Path("drive.mp4").read_bytes()[:3000])
+    Path("taken").touch()
+    words = [word for pair in {**whole, **change}.items() for word in pair]
+    refused("train", "all", *words, "--clip", "drive.mp4", says=says)
+
+
+@pytest.mark.usefixtures("opencv")
+@pytest.mark.parametrize("size", ["100x50", "256x100", "250x128", "32x32", "64x32", "1x1"])
+def test_a_size_that_the_first_frame_cannot_be_trained_at_is_refused(size):
+    inputs = (*pictures_and_labels(), "--minutes", 1, "--size", size)
+    refused("train", "first-frame", *inputs, says=(f"size {size} cannot be", "hint: both sides"))
+
+
+@pytest.mark.usefixtures("opencv")
+def test_weights_of_another_configuration_are_nothing_to_begin_with(tiny_bundle):
+    inputs = (*pictures_and_labels(), *SHORT, "--start", tiny_bundle)
+    done = seg2vid("train", "first-frame", *inputs, "--size", "64x64")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: the weights to start from have another configuration: ")
+    assert done.err.count("error: ") == 1
+    from seg2vid_cli.training.first_frame import generator_config
+
+    theirs, ours = LABEL_UNET, generator_config((64, 64))
+    assert f"{theirs} instead of {ours}" in done.err
+    assert "hint: leave --start out" in done.err
+    assert not list(Path("runs").rglob("state.*"))
+
+
+@pytest.mark.usefixtures("opencv")
+@pytest.mark.parametrize("command", ["motion", "refine"])
+def test_a_clip_is_checked_before_anything_is_read(command):
+    refused(
+        *("train", command, "--clip", a_drive(frames=4), "--minutes", 1),
+        says=("drive.mp4: 4 frames are too few", "hint: at least 9 are needed"),
+    )
+
+
+@pytest.mark.usefixtures("opencv")
+def test_a_bundle_s_name_is_checked_before_anything_is_written(tiny_bundle):
+    done = seg2vid("train", "export", "-o", "made", "--name", "Mine!", "--base", tiny_bundle)
+    assert (done.code, done.out) == (2, "")
+    assert "'Mine!' cannot be the name of weights" in done.err
+    assert not Path("made").exists()

@@ -10,20 +10,31 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import lively, write_bundle
 from hub_server import CutAfter, Headers, Status, WrongBytes, hub_in_place
 from PIL import Image
 from safetensors import safe_open
-from test_cli_generate import ENVIRONMENT, photo, save, scene, seg2vid
+from test_cli_generate import ENVIRONMENT, facts, photo, save, scene, seg2vid
 from test_hub import edit, incomplete
 from test_importers import Hostile, global_generator, saved, two_path
 
 from seg2vid_cli import read_recipe
+from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
+from seg2vid_cli.weights import registry
 from seg2vid_cli.weights.importers import KINDS
-from seg2vid_cli.weights.registry import describe_file, find_weights, parse_registry, read_registry
+from seg2vid_cli.weights.publish import describe_bundle
+from seg2vid_cli.weights.registry import (
+    describe_file,
+    find_weights,
+    format_entry,
+    parse_registry,
+    read_registry,
+)
 
 CARD = (
     "---\nlicense: other\nlicense_name: CC0-1.0\ntitle: A toy\n---\n# Model card: `tiny`\n\nToy.\n"
@@ -144,10 +155,10 @@ def test_showing_weights(toy):
     assert "Model card: tiny" in done.out
     assert "license_name" not in done.out
     assert done.err == ""
-    facts = json.loads(seg2vid("weights", "show", "tiny", "--json").out)
-    assert facts["card"] == CARD
-    assert facts["installed"] is True
-    assert {k: facts[k] for k in ("name", "origin")} == {"name": "tiny", "origin": "hub"}
+    known = json.loads(seg2vid("weights", "show", "tiny", "--json").out)
+    assert known["card"] == CARD
+    assert known["installed"] is True
+    assert {k: known[k] for k in ("name", "origin")} == {"name": "tiny", "origin": "hub"}
 
 
 def test_showing_what_only_the_authors_have():
@@ -156,8 +167,13 @@ def test_showing_what_only_the_authors_have():
     assert "size" in done.out
     assert "unknown" in done.out
     spec = find_weights("seg2vid-cityscapes")
-    assert f"download the checkpoint by hand from {spec.download}, then: seg2vid" in done.err
-    assert "weights import CHECKPOINT --as seg2vid-two-path -o seg2vid-cityscapes" in done.err
+    lines = done.err.splitlines()
+    assert lines[0] == "note: to be downloaded by hand:"
+    assert lines[1].strip() == f"1. download the checkpoint by hand from {spec.download}"
+    assert lines[2].strip() == (
+        "2. seg2vid weights import CHECKPOINT --as seg2vid-two-path -o seg2vid-cityscapes"
+    )
+    assert lines[3].strip().endswith("seg2vid weights add seg2vid-cityscapes")
 
 
 def test_showing_weights_with_a_card_in_another_encoding(hub, tiny_bundle):
@@ -165,6 +181,35 @@ def test_showing_weights_with_a_card_in_another_encoding(hub, tiny_bundle):
     Path("tiny/README.md").write_bytes(b"---\nlicense: mit\n---\n# M\xfcnchen\n")
     assert seg2vid("weights", "add", "tiny").code == 0
     assert seg2vid("weights", "show", "tiny").code == 0
+
+
+def test_weights_that_only_read_photos_need_a_photo(tmp_path):
+    config = SegmenterConfig(classes=19, channels=(4, 6), blocks=(0, 1))
+    networks = {"segmenter": lively(Segmenter(config))}
+    write_bundle(tmp_path / "reader", networks, fps=None)
+    assert seg2vid("weights", "add", tmp_path / "reader").code == 0
+    block = seg2vid("weights", "list").out.partition("\nreader\n")[2].splitlines()
+    assert block[1] == "  segmenter; 64x32; needs a photo"
+    rows = json.loads(seg2vid("weights", "list", "--json").out)
+    assert next(row for row in rows if row["name"] == "reader")["needs"] == "a photo"
+    done = seg2vid("weights", "show", "reader")
+    assert done.code == 0
+    assert facts(done.out)["needs"] == "a photo"
+    assert facts(done.out)["installed"] == "yes"
+    assert done.err == "note: these weights have no model card\n"
+
+
+def test_pulled_weights_without_a_card_are_not_sent_for_it_again(hub, tiny_bundle):
+    files = [path for path in sorted(tiny_bundle.iterdir()) if path.name != "README.md"]
+    revision = hub.add_repo("owner/bare", {path.name: path.read_bytes() for path in files})
+    spec = describe_bundle(tiny_bundle, name="bare")
+    spec = replace(spec, origin="hub", path="", repo_id="owner/bare", revision=revision)
+    Path("bare.toml").write_text(format_entry(spec))
+    assert seg2vid("weights", "add", "bare.toml").code == 0
+    pull = "note: the model card comes with: seg2vid weights pull bare\n"
+    assert seg2vid("weights", "show", "bare").err == pull
+    assert seg2vid("weights", "pull", "bare", "-q").code == 0
+    assert seg2vid("weights", "show", "bare").err == "note: these weights have no model card\n"
 
 
 def test_the_path_of_weights(toy):
@@ -303,6 +348,28 @@ def test_removing(hub, toy):
     assert (read_registry()["street"].local_folder() / "bundle.json").is_file()
 
 
+def test_only_an_own_entry_is_removed_and_with_another_nothing_is_deleted(
+    hub, entry, tmp_path, monkeypatch
+):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "weights.toml").write_text(entry.read_text())
+    monkeypatch.setattr(registry, "_PACKAGE", package)  # brings `tiny` along, from the Hub
+    read_registry.cache_clear()
+    assert seg2vid("weights", "pull", "tiny", "-q").code == 0
+    before = sorted(hub.cache.rglob("*"))
+    assert any(path.name == "motion.safetensors" for path in before)
+    refused(
+        *("weights", "remove", "tiny", "--entry"),
+        says=("'tiny' is no entry of yours",),
+        hint=("yours are in",),
+        code=2,
+    )
+    assert sorted(hub.cache.rglob("*")) == before
+    assert seg2vid("weights", "verify", "tiny").code == 0
+    read_registry.cache_clear()
+
+
 # ---- add, publish --------------------------------------------------------------------------------
 
 
@@ -427,7 +494,8 @@ def test_importing_reports_what_became_of_the_tensors():
     assert "frame rate" not in done.out
     saved(Path("b.pth"), global_generator())
     painter = ("weights", "import", "b.pth", "--as", "pix2pixhd-global", "-o", "x")
-    refused(*painter, "--fps", "12", says=("pix2pixhd-global has no motion, so no frame rate",))
+    says = ("pix2pixhd-global has no motion, so no frame rate",)
+    refused(*painter, "--fps", "12", says=says, hint=("leave --fps out",), code=2)
     refused(*words[:-1], "nothing", "-o", "x", says=("'nothing' is not known",), code=2)
     refused(
         "weights", "import", "none.pth", *words[3:], "-o", "x", says=("cannot be read",), code=2

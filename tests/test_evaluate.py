@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("cv2")
 
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training import evaluate, evaluate_motion
 from seg2vid_cli.training.clips import DriveClip
 from seg2vid_cli.training.data import Pair
 from seg2vid_cli.training.segmenter import SegmenterTask
+from seg2vid_cli.video import open_video
 
 
 def normal(mean, spread, count=4000, dims=3, seed=0):
@@ -111,6 +116,85 @@ def test_long_clips_are_compared_with_their_second_frame(pairs, pipeline, monkey
     figures = evaluate_motion.sharpness_scores(pipeline, pairs[:1])
     assert figures["frames"] == [8, 16, 24, 26]
     assert all(value > 0 for value in figures["sharpness_of_frame_1"])
+
+
+class Film:
+    """A pipeline that gives frames which are already made."""
+
+    def __init__(self, frames, every=8):
+        self.motion = SimpleNamespace(config=SimpleNamespace(num_frames=every))
+        self.frames, self.asked = frames, []
+
+    def generate(self, labels, *, seed, frames):
+        self.asked.append((labels.size_hw, seed, frames))
+        assert frames == len(self.frames)
+        return [SimpleNamespace(frame=frame) for frame in self.frames]
+
+
+def stripes(blurs):
+    """Upright stripes two pixels wide; every blur halves their contrast."""
+    line = np.tile([28.0, 28.0, 228.0, 228.0], 16)
+    for _ in range(blurs):
+        line = 0.25 * np.roll(line, 1) + 0.5 * line + 0.25 * np.roll(line, -1)
+    return np.broadcast_to(line[:, None], (32, 64, 3)).round().astype(np.uint8)
+
+
+def test_blurred_frames_have_their_share_of_sharpness(pairs, monkeypatch):
+    monkeypatch.setattr(evaluate_motion, "LONG_CLIP", 33)
+    blurs = {0: 3, **dict.fromkeys(range(16, 24), 1), **dict.fromkeys(range(24, 33), 2)}
+    film = Film([stripes(blurs.get(t, 0)) for t in range(33)])
+    figures = evaluate_motion.sharpness_scores(film, pairs[:2])
+    assert figures["frames"] == [8, 16, 24, 32]
+    assert figures["sharpness_of_frame_1"] == pytest.approx([1.0, 0.5, 0.25, 0.25], abs=0.01)
+    assert film.asked == [((128, 256), 0, 33), ((128, 256), 1, 33)]
+
+
+@pytest.mark.parametrize(("place", "expected"), [(None, 1.0), (1, 5.0), (0, None), (2, None)])
+def test_a_jump_where_a_pass_begins_is_seen(pairs, monkeypatch, place, expected):
+    monkeypatch.setattr(evaluate_motion, "LONG_CLIP", 33)
+    grey, frames, every = 10, [], 8
+    for t in range(33):
+        # A pass begins with frame 1, 9, 17 and so on; each frame is one brighter, or five.
+        grey += 5 if place is not None and t > 1 and t % every == place else 1
+        frames.append(np.full((32, 64, 3), grey, np.uint8) + stripes(0) // 4)
+    figure = evaluate_motion.sharpness_scores(Film(frames, every), pairs[:1])
+    if expected is None:
+        assert figure["change_where_a_pass_begins"] < 1
+    else:
+        assert figure["change_where_a_pass_begins"] == expected
+
+
+def test_short_sequences_are_refused_before_any_figure(pairs, monkeypatch):
+    monkeypatch.setattr(evaluate.Pipeline, "open", lambda *_: pytest.fail("weights were opened"))
+    arguments = {"pairs": pairs, "clips": [], "runs": Path("none")}
+    many = [pairs[0]] * evaluate_motion.HORIZONS[-1]
+    with pytest.raises(InputError) as caught:
+        evaluate.evaluate_bundle("street", sequence=many, **arguments)
+    assert caught.value.message == "--sequence: 8 pictures are too few"
+    assert caught.value.hint == "more than 8"
+    for enough in ([*many, pairs[0]], []):
+        with pytest.raises(pytest.fail.Exception, match="weights were opened"):
+            evaluate.evaluate_bundle("street", sequence=enough, **arguments)
+
+
+def test_short_clips_are_refused_before_any_figure(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate.Pipeline, "open", lambda *_: pytest.fail("weights were opened"))
+    with open_video(tmp_path / "c.mp4", size_hw=(32, 64), fps=15) as video:
+        for _ in range(12):
+            video.write(np.zeros((32, 64, 3), np.uint8))
+    clip = f"{tmp_path / 'c.mp4'}:4-12"
+    with pytest.raises(InputError, match=r"c\.mp4:4-12: 8 frames are too few"):
+        evaluate.evaluate_bundle("street", pairs=pairs, sequence=[], clips=[clip], runs=tmp_path)
+
+
+@pytest.mark.parametrize(("width", "factor"), [(64, 1), (256, 1), (300, 1), (512, 2), (1024, 4)])
+def test_wide_frames_are_compared_at_256_pixels(width, factor):
+    frames = np.random.default_rng(0).integers(0, 255, (2, 16, width, 3), dtype=np.uint8)
+    shape = (2, 16 // factor, factor, width // factor, factor, 3)
+    expected = frames.reshape(shape).mean((2, 4)).transpose(0, 3, 1, 2) / 255
+    got = evaluate_motion._compared([*frames])
+    assert got.shape == (2, 3, 16 // factor, width // factor)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-6)
 
 
 def test_real_frames_that_only_slide_have_hardly_a_warping_error():

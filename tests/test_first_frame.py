@@ -287,7 +287,7 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path, content):
     path.write_bytes(content)
     error = error_of(path)
     assert "not a picture that can be read" in error.message
-    assert error.hint == "--first-frame takes a photo, PNG or JPEG"
+    assert error.hint == "give a photo, PNG or JPEG"
 
 
 @pytest.mark.parametrize("name", ["photo.png", "photo.jpg"])

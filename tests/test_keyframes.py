@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import FLOW
+from test_cli_generate import save, scene, seg2vid
+from test_pipeline import with_stubs
 
 from seg2vid_cli.keyframes import (
     HIDDEN_BELOW,
@@ -17,6 +23,7 @@ from seg2vid_cli.keyframes import (
     steepen,
 )
 from seg2vid_cli.pipeline import Pipeline
+from seg2vid_cli.video import read_frames
 
 SIZE = (24, 40)
 
@@ -127,6 +134,54 @@ def test_visibility_is_made_steep():
     assert torch.allclose(steepen(values), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]), atol=1e-6)
 
 
+@pytest.mark.parametrize("right", [0.3, 0.5, 0.8])
+def test_a_hole_neither_grows_nor_heals_between_pixels(right):
+    wall, occluder, painted = 0.6, 1.0, 0.1
+    picture = torch.full((1, 3, *SIZE), wall)
+    picture[..., 7:17, 15:25] = occluder
+    visibility = everything()
+    visibility[:, 7:17, 15:25] = 0
+    composite = compose(start_keyframes(picture, planes_of()), shift(0.0), visibility)
+    assert composite.seen[0, 0, 7:17, 15:25].max() == 0
+    picture[..., 7:17, 15:25] = painted
+    keyframes = next_keyframes(
+        composite, picture * (1 - composite.seen) + composite.pictures * composite.seen, limit=6
+    )
+    start = keyframes[0].picture
+    rings = []
+    for number in range(12):
+        composite = compose(keyframes, shift(-right if number % 2 else right), everything())
+        frame = composite.pictures * composite.seen + wall * (1 - composite.seen)
+        keyframes = next_keyframes(composite, frame, limit=6)
+        assert keyframes[0].picture is start
+        hidden = 1 - keyframes[0].visible[0, 0, 2:-2, 4:-4]
+        assert hidden.sum().item() == pytest.approx(100, abs=0.5)
+        # Half-way between two pixels the painted columns are nine, and two are a mix.
+        assert (frame[0, :, 7:17, 16:24] - painted).abs().max() < 1e-4
+        rings.append(frame[0, :, 5:19, 13:27].max().item() - wall)
+        if number % 2:  # back at the start
+            assert (frame[0, :, 7:17, 15:25] - painted).abs().max() < 1e-4
+            assert abs(rings[-1]) < 1e-4
+    assert max(rings) < 0.3 * (occluder - wall)  # one mix of two pixels at the rim ...
+    assert rings[-2] < rings[0] + 0.02  # ... that does not add up
+
+
+def test_no_place_with_a_wrong_flow_counts_as_seen(picture):
+    composite = compose(start_keyframes(picture, planes_of()), shift(-8.0), everything())
+    assert composite.seen[..., :8].max() == 0
+    frame = composite.pictures * composite.seen + (1 - composite.seen)
+    keyframes = next_keyframes(composite, frame, limit=5)
+    composite = compose(keyframes, shift(0.5), everything())
+    assert composite.seen[..., -1].max() == 0  # half of it lies outside of the source frame
+    right = [-7.5, 0.5]
+    for (keyframe, given), expected in zip(composite.keyframes, right, strict=True):
+        seen = keyframe.visible[:, 0] > 0
+        assert given > 0
+        assert seen.any()
+        assert (keyframe.flow_px[:, 0][seen] - expected).abs().max() < 1e-4
+        assert keyframe.flow_px[:, 1][seen].abs().max() < 1e-4
+
+
 def with_keyframes(bundle, folder, number):
     shutil.copytree(bundle, folder)
     path = folder / "bundle.json"
@@ -145,3 +200,60 @@ def test_a_bundle_s_option_switches_them_on(tiny_bundle, tmp_path, labels):
     assert not (frames[0][-1] == frames[2][-1]).all()
     again = [f.frame for f in kept.generate(labels, frames=5)]  # two passes of two frames
     assert all((a == b).all() for a, b in zip(again, frames[2], strict=False))
+
+
+def test_visibility_is_what_was_taken_from_earlier_frames(tiny_bundle, tmp_path, labels):
+    kept = with_stubs(with_keyframes(tiny_bundle, tmp_path / "kept", 4), right=3)
+    kept.refiner.grey = 1.0
+    frames = list(kept.generate(labels, frames=3 * FLOW.num_frames + 1, size_hw=(128, 256)))
+    for moment in frames[1:]:
+        steps = moment.index - moment.source
+        assert (moment.visibility[:, : -3 * steps] == 1).all()
+        assert (moment.visibility[:, -3 * steps :] == 0).all()
+        assert (moment.frame[:, -3 * steps :] == 255).all()  # painted anew
+    kept = with_stubs(with_keyframes(tiny_bundle, tmp_path / "soft", 4), visible=0.6)
+    assert (next(reversed([*kept.generate(labels, frames=2)])).visibility == 1).all()
+
+
+def test_a_long_clip_holds_no_more_than_a_short_one(tiny_bundle, tmp_path, labels, monkeypatch):
+    limit, held, alive = 3, [], []
+    kept = with_stubs(with_keyframes(tiny_bundle, tmp_path / "kept", limit), right=1)
+    pictures = []
+
+    def watch(*arguments, **options):
+        keyframes = next_keyframes(*arguments, **options)
+        pictures.append(weakref.ref(keyframes[-1].picture))
+        tensors = [value for keyframe in keyframes for value in vars(keyframe).values()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        held.append((len(keyframes), sum(storages.values())))
+        alive.append(sum(picture() is not None for picture in pictures))
+        return keyframes
+
+    monkeypatch.setattr("seg2vid_cli.pipeline.next_keyframes", watch)
+    for _ in kept.generate(labels, frames=40):
+        pass
+    assert len(held) == 39 // FLOW.num_frames + 1  # passes
+    assert [number for number, _ in held[:3]] == [2, 3, 3]
+    assert max(number for number, _ in held) == limit
+    full = [size for _, size in held[limit - 1 : -1]]  # the last pass is a shorter one
+    assert max(full) == full[0]
+    assert max(alive) <= limit + 1  # those of the pass before may live until the next is made
+    assert alive[-1] <= limit
+
+
+def test_like_of_a_clip_made_with_keyframes_gives_the_same_bytes(
+    tiny_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with_keyframes(tiny_bundle, tmp_path / "kept", 3)
+    assert seg2vid("weights", "add", "kept", "--name", "kept").code == 0
+    save("street.png", scene())
+    made = ("--size", "64x32", "--frames", 9, "--device", "cpu", "--seed", 3)
+    for weights, name in (("kept", "a.mp4"), (str(tiny_bundle), "plain.mp4")):
+        done = seg2vid("generate", "street.png", "-o", name, *made, "--weights", weights)
+        assert done.code == 0, done.err
+    done = seg2vid("generate", "--like", "a.mp4", "-o", "again.mp4", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert Path("again.mp4").read_bytes() == Path("a.mp4").read_bytes()
+    frames = [np.stack([*read_frames(Path(name))]) for name in ("a.mp4", "plain.mp4")]
+    assert (frames[0] != frames[1]).any()  # so keyframes were at work

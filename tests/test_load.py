@@ -30,6 +30,7 @@ from seg2vid_cli.weights.load import (
 )
 from seg2vid_cli.weights.registry import file_sha256
 
+OF_A_CLIP = [stage for stage in STAGES if stage != "segmenter"]
 CONFIG = {
     "size_hw": [32, 64],
     "label_planes": 20,
@@ -71,12 +72,12 @@ def test_a_bundle_is_read_as_it_was_exported(tiny_bundle):
         (32, 64),
         10.0,
     )
-    assert tuple(bundle.stages) == tuple(STAGES)
+    assert list(bundle.stages) == OF_A_CLIP == ["first_frame", "motion", "refine"]
     families = [stage.family for stage in bundle.stages.values()]
     assert families == ["label-unet", "seg2vid-flow", "seg2vid-refine"]
     assert set(families) < set(FAMILIES)
     assert [s.path for s in bundle.stages.values()] == [
-        tiny_bundle / f"{stage}.safetensors" for stage in STAGES
+        tiny_bundle / f"{stage}.safetensors" for stage in OF_A_CLIP
     ]
     assert bundle.descriptions == {"bundle": tiny_bundle / "bundle.json"}
     assert bundle.hashes == {}
@@ -143,13 +144,16 @@ def test_a_fact_of_another_kind_is_refused(bundle, key, value):
     assert "malformed" in malformed(bundle)
 
 
-def test_only_the_three_stages_are_known(bundle):
+def test_only_four_stages_are_known(bundle):
     describe(bundle, lambda data: data["stages"].update(sound=data["stages"]["motion"]))
     assert malformed(bundle).endswith(
-        "stages must be of first_frame, motion, refine, not first_frame, motion, refine, sound"
+        "stages must be of first_frame, motion, refine, segmenter, not first_frame, motion, "
+        "refine, sound"
     )
     describe(bundle, lambda data: data.update(stages={}))
-    assert malformed(bundle).endswith("stages must be of first_frame, motion, refine, not ")
+    assert malformed(bundle).endswith(
+        "stages must be of first_frame, motion, refine, segmenter, not "
+    )
 
 
 def test_an_unknown_family_lists_the_known_ones(bundle):
@@ -327,7 +331,7 @@ def test_a_first_frame_from_elsewhere(tiny_bundle, painter_bundle):
         *("tiny", "cityscapes-20"),
         *((32, 64), 10.0),
     )
-    assert list(mixed.stages) == list(STAGES)
+    assert list(mixed.stages) == OF_A_CLIP
     assert mixed.stages["first_frame"] == painter.stages["first_frame"]
     assert mixed.sha256() == {
         **tiny.sha256(),
@@ -343,7 +347,7 @@ def test_motion_from_elsewhere_brings_size_and_rate(enhancer_bundle, motion_bund
         *("enhancer", "cityscapes-20"),
         *((32, 64), 12.0),
     )
-    assert list(mixed.stages) == list(STAGES)
+    assert list(mixed.stages) == OF_A_CLIP
     assert mixed.sha256() == {
         **enhancer.sha256(),
         **{stage: mover.sha256()[stage] for stage in ("motion", "refine")},
@@ -372,7 +376,7 @@ def test_all_three_from_three(tiny_bundle, painter_bundle, grey_bundle):
     ]
     assert (mixed.labels, mixed.fps) == ("none", 12.0)
     hashes = mixed.sha256()
-    assert list(hashes) == [*STAGES, "bundle", "first_frame_bundle", "motion_bundle"]
+    assert list(hashes) == [*OF_A_CLIP, "bundle", "first_frame_bundle", "motion_bundle"]
     # What has just been checked is not read again.
     assert [hashes[name] for name in list(hashes)[3:]] == ["known"] * 3
     assert hashes["motion"] == file_sha256(grey_bundle / "motion.safetensors")

@@ -386,6 +386,15 @@ def test_frames_are_the_source_warped_where_visible(pipeline, labels):
         assert (frames[frame].visibility == 1).all()
 
 
+def test_what_lies_outside_of_the_source_frame_is_not_visible(pipeline, labels):
+    with_stubs(pipeline, right=3)
+    for moment in list(pipeline.generate(labels, frames=T + 2, size_hw=NATIVE))[1:]:
+        shift = 3 * (moment.index - moment.source)
+        assert (moment.visibility[:, :-shift] == 1).all()
+        assert (moment.visibility[:, -shift:] == 0).all()
+        assert (moment.frame[:, -shift:] == 128).all()  # painted anew
+
+
 def test_hidden_places_are_painted(pipeline, labels):
     with_stubs(pipeline, right=3, visible=0.0)
     frames = list(pipeline.generate(labels, frames=2))

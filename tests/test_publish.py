@@ -216,6 +216,29 @@ def test_a_private_repository(signed_in, folder, monkeypatch):
         pull_weights(spec, quiet=True)
 
 
+def test_nothing_private_goes_into_a_public_repository(signed_in, folder):
+    hub = signed_in
+    revision = hub.add_repo("owner/tiny", {"README.md": b"# Mine\n"})
+    with pytest.raises(WeightsError) as caught:
+        publish_bundle(folder, "owner/tiny", private=True)
+    assert caught.value.message == (f"{folder}: not published: the repository exists and is public")
+    assert caught.value.hint == "name another, or leave --private out"
+    repo = hub.repos["owner/tiny"]
+    assert not repo.private
+    assert repo.refs["main"] == revision
+    assert hub.files("owner/tiny") == {"README.md": b"# Mine\n"}
+    asked = [f"{request}" for request in hub.requests]
+    assert not [r for r in asked if any(w in r for w in ("preupload", "commit", "lfs", "batch"))]
+    publish_bundle(folder, "owner/tiny")  # in public it may
+
+
+def test_more_goes_into_a_private_repository_that_is_there(signed_in, folder):
+    signed_in.add_repo("owner/tiny", {"README.md": b"# Mine\n"}, private=True)
+    spec = publish_bundle(folder, "owner/tiny", private=True)
+    assert signed_in.repos["owner/tiny"].private
+    assert signed_in.repos["owner/tiny"].refs["main"] == spec.revision
+
+
 @pytest.mark.parametrize(
     "repo",
     [

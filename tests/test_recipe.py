@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from conftest import EXAMPLES
 from PIL import Image
 
 import seg2vid_cli
@@ -67,6 +68,28 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "labels_png": encode_labels(small.train_ids),
         "first_frame_sha256": None,
     }
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [["first_frame_weights"], ["motion_weights"], ["first_frame_weights", "motion_weights"]],
+    ids=" ".join,
+)
+def test_a_first_clip_that_knows_no_mixed_weights_is_read(tmp_path, recipe, missing):
+    data = {key: value for key, value in recipe.to_dict().items() if key not in missing}
+    read = read_recipe(write(tmp_path / "clip.mp4", data))
+    assert read == recipe
+    assert [getattr(read, name) for name in missing] == [None] * len(missing)
+
+
+def test_every_example_says_how_it_was_made():
+    clips = sorted((EXAMPLES.parent / "clips").glob("*.mp4"))
+    assert len(clips) >= 5
+    for path in clips:
+        recipe = read_recipe(path)
+        assert recipe is not None, path
+        assert recipe.weights == "street"
+        assert recipe.labels().size_hw == recipe.size[::-1]
 
 
 @pytest.mark.parametrize("extension", ["mp4", "gif", "webp"])

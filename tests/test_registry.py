@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from seg2vid_cli.weights import registry
 from seg2vid_cli.weights.hub import verify_weights
 from seg2vid_cli.weights.importers import KINDS
 from seg2vid_cli.weights.load import BUNDLE_FILE, LABEL_SETS, STAGES, open_bundle, read_bundle
+from seg2vid_cli.weights.publish import describe_bundle
 from seg2vid_cli.weights.registry import (
     DEFAULT_WEIGHTS,
     FileSpec,
@@ -243,6 +245,16 @@ def test_the_registry_cannot_be_changed():
 
 def test_broken_toml_is_refused():
     assert "not valid TOML" in error_of(TABLE + "[toy")
+
+
+@pytest.mark.parametrize("nested", ["[" * 20_000, "{a=" * 20_000], ids=["lists", "tables"])
+def test_toml_that_is_nested_without_end_is_refused(nested, own_registry):
+    assert "not valid TOML" in error_of(f"x = {nested}")
+    path = own_registry(f"x = {nested}")
+    with pytest.raises(WeightsError, match="not valid TOML") as caught:
+        read_registry()
+    assert caught.value.message.startswith(f"{path}: ")
+    assert caught.value.hint == "mend the entry in this file of yours, or delete it"
 
 
 def test_a_value_without_a_table_is_refused():
@@ -550,9 +562,13 @@ def test_a_damaged_registry_of_the_users_is_named(config_folder, content):
     with pytest.raises(WeightsError) as caught:
         read_registry()
     assert caught.value.message.startswith(f"{path}: ")
+    mend = "mend the entry in this file of yours, or delete it"
+    text = content.startswith(b"[")
+    assert caught.value.hint == mend if text else caught.value.hint
     for change in (lambda: add_entries(HUB, name="hub.toml"), lambda: remove_entry("own")):
-        with pytest.raises(WeightsError, match=r"weights\.toml"):
+        with pytest.raises(WeightsError, match=r"weights\.toml") as caught:
             change()
+        assert caught.value.hint == mend if text else caught.value.hint
     assert path.read_bytes() == content
 
 
@@ -690,6 +706,19 @@ def test_own_weights_are_opened_by_name_and_checked(tiny_bundle, own_registry):
     with pytest.raises(WeightsError, match=files[1].name) as caught:
         open_bundle("own")
     assert caught.value.hint == "restore the files, or add the folder again"
+
+
+@pytest.mark.parametrize("left_out", ["first_frame", "motion", "refine"])
+def test_an_entry_has_to_list_every_stage_s_file(tiny_bundle, left_out):
+    spec = describe_bundle(tiny_bundle, name="own")
+    some = tuple(f for f in spec.files if f.name != f"{left_out}.safetensors")
+    add_entries(format_entry(replace(spec, files=some)), name="own.toml")
+    with pytest.raises(WeightsError) as caught:
+        open_bundle("own")
+    assert caught.value.message == (
+        f"weights 'own': {left_out}.safetensors is not among the registry's files"
+    )
+    assert caught.value.hint == "the entry has to list every file with its hash"
 
 
 def test_imported_weights_in_a_folder_of_their_name_are_opened(tiny_bundle, tmp_path, monkeypatch):

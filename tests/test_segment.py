@@ -99,6 +99,6 @@ def test_what_cannot_be_used_is_refused_before_any_work(bundle, tiny_bundle, tmp
     refused("label", source, "-o", source, *own, says=("named twice",))
     refused("label", source, "-o", tmp_path / "map.jpg", *own, says=(".png",))
     refused("label", tmp_path / "no.png", "-o", target, *own, says=("No such file",))
-    says = ("no segmenter stage", "use --weights street")
+    says = ("no segmenter stage", "give weights with one; seg2vid weights list")
     refused("label", source, "-o", target, "--weights", tiny_bundle, says=says)
     assert not target.exists()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
+import threading
 from dataclasses import dataclass
+from itertools import count, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +25,12 @@ from seg2vid_cli.training import data, first_frame, loop, losses
 from seg2vid_cli.training.clips import (
     DriveClip,
     MotionClips,
+    check_clip,
     classical_flow,
+    clip_stride,
     collate,
     parse_clip,
+    read_clips,
 )
 from seg2vid_cli.training.evaluate import wide_window
 from seg2vid_cli.training.evaluate_motion import motion_scores
@@ -32,6 +39,7 @@ from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.motion import MotionTask, PosteriorEncoder, masked_flow_px
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
+from seg2vid_cli.video import open_video, read_frames
 from seg2vid_cli.weights.load import read_bundle
 
 TINY = SegmenterConfig(classes=19, channels=(4, 6), blocks=(0, 1))
@@ -72,6 +80,14 @@ def drive():
 @pytest.fixture(scope="module")
 def clips(drive):
     return MotionClips([drive], strides=[1], num_frames=8, every=4)
+
+
+def a_clip(path, frames, fps):
+    """A video of changing greys; its name as text."""
+    with open_video(path, size_hw=(32, 64), fps=fps) as video:
+        for t in range(frames):
+            video.write(np.full((32, 64, 3), 8 * t % 256, np.uint8))
+    return str(path)
 
 
 class TestData:
@@ -128,6 +144,37 @@ class TestData:
         )
         assert first == again != other
 
+    @pytest.mark.parametrize("taken", [1, 4])
+    def test_the_background_thread_ends_with_its_batches(self, taken):
+        before = set(threading.enumerate())
+        batches = data.prefetch(lambda rng: rng.integers(1000), 0)
+        for _ in range(taken):
+            next(batches)
+        (worker,) = set(threading.enumerate()) - before
+        assert worker.daemon  # an interrupted training does not wait for it
+        batches.close()
+        worker.join(5)
+        assert worker not in threading.enumerate()
+        assert next(batches, None) is None
+
+    def test_a_thread_that_is_still_at_work_ends_too(self):
+        go_on, before = threading.Event(), set(threading.enumerate())
+
+        def slow(rng):
+            if rng.integers(2**31) != first:
+                go_on.wait(20)
+            return 1
+
+        first = np.random.default_rng(3).integers(2**31)
+        batches = data.prefetch(slow, 3)
+        assert next(batches) == 1
+        (worker,) = set(threading.enumerate()) - before
+        batches.close()  # does not wait for it
+        assert worker.is_alive()
+        go_on.set()
+        worker.join(5)
+        assert not worker.is_alive()
+
 
 class TestLosses:
     def test_equal_pictures_do_not_differ(self):
@@ -172,9 +219,10 @@ class _Line:
         self.network.config = _LineConfig(width)
         self.helpers = nn.ModuleDict({"extra": nn.Linear(1, 1)})
         self.optimizers = {"sgd": torch.optim.SGD(self.network.parameters(), 0.1)}
+        self.batches = (torch.randn(16, 1) for _ in count())
 
     def step(self):
-        x = torch.randn(16, 1)
+        x = next(self.batches)
         loss = ((self.network(x) - 2 * x) ** 2).mean()
         self.optimizers["sgd"].zero_grad()
         loss.backward()
@@ -199,6 +247,22 @@ class TestLoop:
         loop.train(_Line(), out=tmp_path, minutes=0.02)
         assert loop.load_checkpoint(folder)["step"] > steps
         assert list(folder.glob("sheet-*.png"))
+
+    def test_the_batches_of_a_task_are_closed_at_the_end(self, tmp_path):
+        for minutes in (0.002, 0.001):  # the second finds that it has had its time
+            task = _Line()
+            loop.train(task, out=tmp_path, minutes=minutes)
+            assert inspect.getgeneratorstate(task.batches) == inspect.GEN_CLOSED
+
+    def test_weights_of_another_configuration_are_nothing_to_begin_with(self, tmp_path):
+        start = nn.Linear(2, 1)
+        start.config = _LineConfig(2)
+        with pytest.raises(InputError) as caught:
+            loop.train(_Line(), out=tmp_path, minutes=0.001, start_from=start)
+        assert str(start.config) in caught.value.message
+        assert str(_LineConfig(1)) in caught.value.message
+        assert "--start" in caught.value.hint
+        assert not list(tmp_path.rglob("state.*"))
 
     def test_time_already_spent_counts(self, tmp_path):
         loop.train(_Line(), out=tmp_path, minutes=0.01)
@@ -275,8 +339,136 @@ class TestClips:
         with pytest.raises(InputError, match="there is no such clip"):
             parse_clip(str(tmp_path / "none.mp4"))
 
+    @pytest.mark.parametrize(
+        ("fps", "frames", "part", "count"),
+        [
+            (15, 8, "", 8),  # one start needs a frame and eight steps
+            (30, 16, "", 16),  # of two frames each
+            (15, 20, ":0-8", 8),
+            (15, 20, ":12-20", 8),
+            (15, 20, ":12-99", 8),
+            (15, 20, ":30-50", 0),
+            (15, 20, ":9-3", 0),
+        ],
+    )
+    def test_a_clip_of_too_few_frames_is_refused(self, tmp_path, fps, frames, part, count):
+        text = a_clip(tmp_path / "drive.mp4", frames, fps) + part
+        with pytest.raises(InputError) as caught:
+            check_clip(text)
+        assert caught.value.message == f"{text}: {count} frames are too few"
+        assert caught.value.hint == f"at least {17 if fps == 30 else 9} are needed"
+
+    @pytest.mark.parametrize(
+        ("fps", "frames", "part"),
+        [(15, 9, ""), (30, 17, ""), (15, 20, ":11-20"), (15, 20, ":11-99"), (5, 9, "")],
+    )
+    def test_a_clip_that_just_gives_a_start_is_taken(self, tmp_path, fps, frames, part):
+        text = a_clip(tmp_path / "drive.mp4", frames, fps) + part
+        check_clip(text)
+        path, first, last = parse_clip(text)
+        full = np.stack([*read_frames(path)][first:last])
+        clip = DriveClip(name="d", frames=full, train_ids=np.zeros(full.shape[:3], np.uint8))
+        assert len(MotionClips([clip], strides=[clip_stride(fps)], num_frames=8).starts) == 1
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: b"no video at all",
+            lambda data: b"",
+            lambda data: data[: len(data) // 2],
+        ],
+        ids=["text", "empty", "half"],
+    )
+    def test_a_clip_that_cannot_be_read_is_an_error_of_the_input(self, tmp_path, damage):
+        path = Path(a_clip(tmp_path / "drive.mp4", 12, 15))
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(InputError, match=r"drive\.mp4") as caught:
+            check_clip(str(path))
+        assert caught.value.hint
+
+    def test_clips_are_checked_before_the_segmenter_is_looked_for(self, tmp_path):
+        text = a_clip(tmp_path / "drive.mp4", 3, 15)
+        with pytest.raises(InputError, match="3 frames are too few"):
+            read_clips([text], tmp_path / "no runs")
+
+
+PLANES = torch.eye(20)
+
+
+def planes_of(ids):
+    """`(H, W)` train ids to `(1, 20, H, W)`."""
+    return PLANES[torch.as_tensor(ids, dtype=torch.long)].permute(2, 0, 1)[None]
+
+
+class TestHalving:
+    @pytest.mark.parametrize(
+        ("thin", "wide"),
+        [(5, 2), (11, 0), (18, 2), (7, 8), (6, 10), (12, 13), (5, 10), (17, 1), (13, 0)],
+    )
+    @pytest.mark.parametrize("place", [6, 7])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_what_is_one_pixel_thin_survives(self, thin, wide, place, turned):
+        ids = np.full((16, 16), wide)
+        ids[:, place] = thin
+        expected = np.full((8, 8), wide)
+        expected[:, 3] = thin
+        halved = first_frame.halve(planes_of(ids.T if turned else ids))
+        assert halved[0].tolist() == (expected.T if turned else expected).tolist()
+
+    def test_a_person_that_stands_over_the_road_stays_a_person(self):
+        ids = np.zeros((12, 12), int)
+        ids[3:8, 5:6] = 11
+        expected = np.zeros((6, 6), int)
+        expected[1:4, 2] = 11
+        assert first_frame.halve(planes_of(ids))[0].tolist() == expected.tolist()
+
+    @pytest.mark.parametrize("ids", range(20))
+    def test_a_map_of_one_class_stays_so(self, ids):
+        assert (first_frame.halve(planes_of(np.full((4, 6), ids))) == ids).all()
+
+    def test_every_class_has_its_place_in_the_order(self):
+        assert sorted(first_frame.COMMON_TO_RARE) == list(range(20))
+        order = first_frame.COMMON_TO_RARE
+        for wide, thin in pairwise(order):
+            ids = np.array([[wide, wide], [thin, wide]])
+            assert first_frame.halve(planes_of(ids)).item() == thin
+        ids = np.array([[10, 2], [5, 18]])
+        assert first_frame.halve(planes_of(ids)).item() == 18
+
+    def test_the_discriminator_is_taught_thin_things(self, pairs, monkeypatch):
+        ids = np.full((128, 256), 2, np.uint8)
+        ids[:, 8::16] = 5
+        thin = data.Pair(name="thin", picture=np.zeros((128, 256, 3), np.uint8), train_ids=ids)
+        task, taught = FirstFrameTask([thin], batch=1), []
+        task.batches.close()
+        real = data.to_tensor([thin.picture]), data.to_planes([thin.train_ids])
+        task.batches = iter([real])
+        weigh = first_frame.class_weights
+        monkeypatch.setattr(
+            first_frame, "class_weights", lambda ids: taught.append(ids.clone()) or weigh(ids)
+        )
+        task.step()
+        assert taught[0].shape == (1, 64, 128)
+        assert (taught[0] == 5).sum() == 64 * 16
+
 
 class TestTasks:
+    @pytest.mark.parametrize(
+        "size_hw", [(100, 256), (128, 250), (32, 64), (64, 32), (0, 0), (-64, 128), (128, 255)]
+    )
+    def test_a_size_that_the_networks_cannot_halve_is_refused(self, pairs, size_hw):
+        before = set(threading.enumerate())
+        with pytest.raises(InputError, match="cannot be trained at") as caught:
+            FirstFrameTask(pairs, size_hw=size_hw)
+        assert f"{size_hw[1]}x{size_hw[0]}" in caught.value.message
+        assert "multiples of 32, from 64 on" in caught.value.hint
+        assert set(threading.enumerate()) == before
+
+    def test_the_smallest_size_can_be_trained_at(self, pairs):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1)
+        assert all(math.isfinite(value) for value in task.step().values())
+        task.batches.close()
+
     def test_every_task_takes_a_step_and_the_runs_export(self, pairs, clips, tmp_path):
         shown = collate([clips.draw(0, None)])
         motion = MotionTask(clips, shown, batch=1)

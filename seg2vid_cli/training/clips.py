@@ -116,7 +116,12 @@ def check_clip(text: str) -> None:
         info = probe_video(path)
     except Seg2VidError as error:
         raise InputError(error.message, hint=error.hint) from error
-    count = min(last or info.frames, info.frames) - first
+    if any(side % 32 for side in info.size_hw):
+        raise InputError(
+            f"{path}: {info.size_hw[1]}x{info.size_hw[0]}, sides must be multiples of 32",
+            hint="scale the clip first: ffmpeg -i IN -vf scale=512:256 OUT",
+        )
+    count = (info.frames if last is None else min(last, info.frames)) - first
     needed = NUM_FRAMES * clip_stride(info.fps) + 1
     if count < needed:
         raise InputError(

@@ -126,11 +126,11 @@ def train(
     Returns:
         The averaged network.
     """
-    folder = out / task.name
-    folder.mkdir(parents=True, exist_ok=True)
     if start_from is not None:
         _check_start(start_from, task.network)
         task.network.load_state_dict(start_from.state_dict())
+    folder = out / task.name
+    folder.mkdir(parents=True, exist_ok=True)
     average = deepcopy(task.network).requires_grad_(False)
     step, seconds_before = 0, 0.0
     if state := load_checkpoint(folder):

@@ -347,10 +347,11 @@ def _splat(
     flow: NDArray[np.float32] = np.zeros((2, height, width), np.float32)
     flow[:, known] = -forward.reshape(2, -1)[:, source[source >= 0]]
     # Cracks of single pixels are closed; what is left has come into sight.
-    near = cv2.blur(known.astype(np.float32), (3, 3))
+    near = cv2.blur(known.astype(np.float32), (3, 3), borderType=cv2.BORDER_CONSTANT)
     crack = ~known & (near > 0.5)
     if crack.any():
-        mean = np.stack([cv2.blur(channel, (3, 3)) for channel in flow]) / np.maximum(near, 1e-6)
+        mean = np.stack([cv2.blur(c, (3, 3), borderType=cv2.BORDER_CONSTANT) for c in flow])
+        mean = mean / np.maximum(near, 1e-6)
         flow[:, crack] = mean[:, crack]
         known |= crack
     if not known.all() and known.any():

@@ -167,10 +167,10 @@ def open_bundle(
     spec = find_weights(name_or_folder)
     files = fetch_weights(spec, before_pull=before_pull)
     bundle = read_bundle(next(path.parent for path in files))
-    for stage in bundle.stages.values():
-        if stage.path not in files:
+    for path in (*bundle.descriptions.values(), *(s.path for s in bundle.stages.values())):
+        if path not in files:
             raise WeightsError(
-                f"weights '{spec.name}': {stage.path.name} is not among the registry's files",
+                f"weights '{spec.name}': {path.name} is not among the registry's files",
                 hint="the entry has to list every file with its hash",
             )
     families = {name: stage.family for name, stage in bundle.stages.items()}

@@ -258,13 +258,11 @@ def _is_taken(name: str, specs: Mapping[str, WeightSpec]) -> bool:
 
 def _read_own() -> Mapping[str, WeightSpec]:
     path = user_registry_path()
-    text = _read_if_there(path)
     try:
-        return parse_registry(text, name=str(path), own=True)
+        return parse_registry(_read_if_there(path), name=str(path), own=True)
     except WeightsError as error:
-        raise WeightsError(
-            error.message, hint="mend the entry in this file of yours, or delete it"
-        ) from error
+        hint = error.hint or "mend the entry in this file of yours, or delete it"
+        raise WeightsError(error.message, hint=hint) from error
 
 
 def own_entry(name: str) -> WeightSpec:
@@ -368,7 +366,7 @@ def _read(path: Path, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise WeightsError(f"{path}: not UTF-8 text", hint=hint) from error
+        raise WeightsError(f"{path}: not UTF-8 text") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
 
