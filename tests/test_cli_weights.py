@@ -110,7 +110,7 @@ def test_the_list_has_everything_and_says_what_is_here():
     for name, spec in read_registry().items():
         assert f"{name}\n  {spec.title}\n" in done.out
         assert f"licence: {spec.license}\n" in done.out
-    assert "installed, 15.9 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
+    assert "installed, 19.7 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
     assert "seg2vid weights pull seg2vid-kth tells how" in done.out
     assert "weights show NAME" in done.err
 
@@ -246,7 +246,7 @@ def test_pulling(hub, toy):
     first, second = done.out.splitlines()
     assert first.startswith("tiny: 5 files, sizes and hashes match, in ")
     assert hashes(first.rpartition(" ")[2]) == {f.name: f.sha256 for f in toy.files}
-    assert second.startswith("street: 4 files, sizes and hashes match, in ")
+    assert second.startswith("street: 5 files, sizes and hashes match, in ")
     asked = len(hub.requests)
     done = seg2vid("weights", "pull", "tiny")
     assert (done.code, done.out, done.err) == (0, first + "\n", "")
@@ -312,7 +312,7 @@ def test_another_commit_than_the_pinned_one_has_a_hint(hub, toy):
 def test_verifying(hub, toy):
     done = seg2vid("weights", "verify")  # what is not here is left out
     assert (done.code, done.err) == (0, "")
-    assert done.out == "street: 4 files, 15.9 MiB, sizes and hashes match\n"
+    assert done.out == "street: 5 files, 19.7 MiB, sizes and hashes match\n"
     refused("weights", "verify", "tiny", says=("are not on this machine",))
     refused("weights", "verify", "seg2vid-kth", says=("are not on this machine",))
     seg2vid("weights", "pull", "tiny")
@@ -325,7 +325,7 @@ def test_verifying(hub, toy):
     refused("weights", "verify", "tiny", says=(f"{path}: sha256 ",), hint=("weights pull tiny",))
     done = seg2vid("weights", "verify")
     assert done.code == 1
-    assert done.out.startswith("street: 4 files")
+    assert done.out.startswith("street: 5 files")
     assert done.err.startswith(f"error: {path}: sha256 ")
     assert len(hub.requests) == asked
     assert seg2vid("weights", "pull", "tiny").code == 0

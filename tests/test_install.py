@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_package_and_its_weights_and_nothing_else(installed)
     with zipfile.ZipFile(installed.wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     files = {file.name for file in STREET.files} | {"bundle.json", "README.md"}
-    assert len([name for name in files if name.endswith(".safetensors")]) == 3
+    assert len([name for name in files if name.endswith(".safetensors")]) == 4
     wanted = {f"seg2vid_cli/weights/{STREET.folder}/{name}" for name in files}
     wanted |= {"seg2vid_cli/weights.toml", "seg2vid_cli/py.typed"}
     assert wanted - set(sizes) == set()
