@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute, draw_normal
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels
+from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels, padded_size
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -76,12 +76,11 @@ def paint_scene(
     Returns:
         `(1, 3, H, W)` float32 in [0, 1].
     """
-    multiple, smallest = network.config.multiple, network.config.smallest
-    height, width = labels.size_hw
-    padded_hw = (_round_up(height, multiple, smallest), _round_up(width, multiple, smallest))
-    padded, (top, left) = pad_labels(labels, padded_hw)
+    config, (height, width) = network.config, labels.size_hw
+    size = padded_size(labels.size_hw, multiple=config.multiple, smallest=config.smallest)
+    padded, (top, left) = pad_labels(labels, size)
     ids = torch.from_numpy(padded.label_ids.astype(np.int64)).to(compute.device)
-    planes = torch.zeros((1, network.config.label_planes, *ids.shape), device=ids.device)
+    planes = torch.zeros((1, config.label_planes, *ids.shape), device=ids.device)
     planes.scatter_(1, ids[None, None], 1.0)
     edges = torch.from_numpy(instance_edges(padded)).to(planes)[None, None]
     with compute.run():
@@ -107,10 +106,6 @@ def scene_size(config: GlobalConfig | LocalConfig, labels_hw: tuple[int, int]) -
         return labels_hw
     scale = math.sqrt(area / (height * width))
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _round_up(side: int, multiple: int, smallest: int) -> int:
-    return max(smallest, -(-side // multiple) * multiple)
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -794,6 +794,20 @@ def _shrink(labels: LabelMap, size_hw: tuple[int, int]) -> LabelMap:
     )
 
 
+def padded_size(size_hw: tuple[int, int], *, multiple: int, smallest: int) -> tuple[int, int]:
+    """The size that a network takes: both sides multiples, and not below the smallest.
+
+    Args:
+        size_hw: Height and width in pixels.
+        multiple: Of both sides.
+        smallest: Least side in pixels.
+    Returns:
+        Height and width, not below `size_hw`.
+    """
+    height, width = (-(-max(smallest, side) // multiple) * multiple for side in size_hw)
+    return height, width
+
+
 def pad_labels(labels: LabelMap, size_hw: tuple[int, int]) -> tuple[LabelMap, tuple[int, int]]:
     """Put a map in the middle of a larger one and repeat its border outwards.
 

@@ -25,7 +25,7 @@ from seg2vid_cli.first_frame import (
     scene_size,
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
-from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, resize_labels
+from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
 from seg2vid_cli.motion import predict_motion, sample_latents
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
@@ -403,9 +403,7 @@ class Pipeline:
             multiple = math.lcm(multiple, Seg2VidFlow.multiple * downscale)
         if "first_frame" in stages and stages["first_frame"].family == "label-unet":
             multiple = math.lcm(multiple, stages["first_frame"].config.multiple)
-        sides = (max(Seg2VidRefine.smallest, side) for side in size_hw)
-        height, width = (-(-side // multiple) * multiple for side in sides)
-        return height, width
+        return padded_size(size_hw, multiple=multiple, smallest=Seg2VidRefine.smallest)
 
 
 def plan_size(

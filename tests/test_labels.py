@@ -35,6 +35,7 @@ from seg2vid_cli.labels import (
     labels_from_array,
     one_hot,
     pad_labels,
+    padded_size,
     read_labels,
     resize_labels,
 )
@@ -898,3 +899,17 @@ def test_histogram():
 def test_reading_does_not_import_torch():
     code = "import sys, seg2vid_cli.label_view; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((128, 256), (128, 256)),
+        ((129, 250), (160, 256)),
+        ((1, 1), (128, 128)),
+        ((128, 2), (128, 128)),
+    ],
+)
+def test_a_padded_size_is_a_multiple_and_no_smaller(size, expected):
+    assert padded_size(size, multiple=32, smallest=128) == expected
+    assert padded_size((100, 100), multiple=48, smallest=128) == (144, 144)

@@ -252,7 +252,7 @@ def add(
     if source != "-" and Path(source).is_dir():
         from seg2vid_cli.weights.publish import describe_bundle
 
-        spec = describe_bundle(Path(source), name=name, path=str(Path(source).resolve()))
+        spec = describe_bundle(Path(source), name=name)
         text, where = format_entry(spec), source
     elif name is not None:
         raise InputError("--name is for a folder", hint="entries carry their names")

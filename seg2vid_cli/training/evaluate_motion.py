@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
 from seg2vid_cli.labels import labels_from_array
-from seg2vid_cli.motion import predict_motion, sample_latents
+from seg2vid_cli.motion import Motion, predict_motion, sample_latents
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training.clips import DriveClip, classical_flow
 from seg2vid_cli.training.data import Pair, to_planes, to_tensor
@@ -190,7 +190,7 @@ def _continue(
     return [moment.frame for moment in clip]
 
 
-def _predict(pipeline: Pipeline, pair: Pair, latents: Tensor) -> Any:
+def _predict(pipeline: Pipeline, pair: Pair, latents: Tensor) -> Motion:
     device = pipeline.compute.device
     motion = predict_motion(
         pipeline.motion,
@@ -200,7 +200,7 @@ def _predict(pipeline: Pipeline, pair: Pair, latents: Tensor) -> Any:
         downscale=pipeline.bundle.stages["motion"].options.get("downscale", 1),
         compute=pipeline.compute,
     )
-    return type(motion)(**{name: value.cpu() for name, value in vars(motion).items()})
+    return Motion(**{name: value.cpu() for name, value in vars(motion).items()})
 
 
 def _warping_error(frames: Sequence[NDArray[np.uint8]]) -> float:

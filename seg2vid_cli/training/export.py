@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seg2vid_cli.errors import InputError, WeightsError
-from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
@@ -20,7 +19,7 @@ from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask
 from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
-from seg2vid_cli.weights.registry import check_name, file_sha256
+from seg2vid_cli.weights.registry import check_name, describe_file, format_files
 
 KEYFRAMES = 6  # of 8 frames each: what the camera has left behind is not needed for longer
 
@@ -43,6 +42,7 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         "first_frame": (FirstFrameTask.name, "label-unet"),
         "motion": (MotionTask.name, "seg2vid-flow"),
         "refine": (RefineTask.name, "seg2vid-refine"),
+        "segmenter": (SegmenterTask.small_name, "segmenter"),
     }
     networks: dict[str, nn.Module] = {}
     for stage, (run, family) in tasks.items():
@@ -53,13 +53,8 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
             networks[stage] = base.network(stage)
-        else:
+        elif stage != "segmenter":  # a clip needs none
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
-    if state := load_checkpoint(runs / SegmenterTask.small_name):
-        networks["segmenter"] = Segmenter(config_from_dict(SegmenterConfig, state["config"]))
-        networks["segmenter"].load_state_dict(state["average"])
-    elif base is not None and "segmenter" in base.stages:
-        networks["segmenter"] = base.network("segmenter")
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {
@@ -122,9 +117,4 @@ def export_bundle(
         "stages": stages,
     }
     (folder / BUNDLE_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    entries = [
-        f'  {{ name = "{path.name}", size_bytes = {path.stat().st_size}, '
-        f'sha256 = "{file_sha256(path)}" }},'
-        for path in paths
-    ]
-    return "files = [\n" + "\n".join(entries) + "\n]"
+    return format_files(map(describe_file, paths))

@@ -159,11 +159,10 @@ def _find(spec: WeightSpec, file: FileSpec) -> Path | None:
 
 
 def _place(spec: WeightSpec, file: FileSpec) -> Path:
-    """Where a file should be, for messages."""
+    """Where a file should be, whether it is there or not."""
     folder = spec.local_folder()
     if folder is None:
-        folder = _cache() / f"models--{spec.repo_id.replace('/', '--')}" / "snapshots"
-        folder /= spec.revision
+        folder = _repo_folder(spec) / "snapshots" / spec.revision
     return folder / file.name
 
 
@@ -171,6 +170,12 @@ def _cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
+
+
+def _repo_folder(spec: WeightSpec) -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
 
 
 def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
@@ -181,16 +186,14 @@ def _download(spec: WeightSpec, file: FileSpec, *, quiet: bool) -> Path:
     Nothing that the server says of names or commits is believed without a check.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # loaded lazily there
         WeakFileLock,
         build_hf_headers,
     )
 
-    folder = _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
-    part = _part(spec, file)
-    pointer = folder / "snapshots" / spec.revision / file.name
-    lock = _cache() / ".locks" / folder.name / f"{part.name}.lock"
+    part, pointer = _part(spec, file), _place(spec, file)
+    lock = _cache() / ".locks" / _repo_folder(spec).name / f"{part.name}.lock"
     with explained(f"weights '{spec.name}': {file.name}", spec.repo_id), progress_bars(not quiet):
         url = hf_hub_url(spec.repo_id, file.name, revision=spec.revision)
         headers = build_hf_headers(library_name="seg2vid")
@@ -262,10 +265,7 @@ class _Limited:
 
 def _part(spec: WeightSpec, file: FileSpec) -> Path:
     """Where the bytes of an unfinished download wait."""
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = _cache() / repo_folder_name(repo_id=spec.repo_id, repo_type="model")
-    return folder / "blobs" / f"{file.sha256}.seg2vid.incomplete"
+    return _repo_folder(spec) / "blobs" / f"{file.sha256}.seg2vid.incomplete"
 
 
 def _same_bytes(blobs: Path, etag: str | None, file: FileSpec) -> Path | None:

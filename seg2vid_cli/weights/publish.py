@@ -25,13 +25,12 @@ from seg2vid_cli.weights.registry import (
 _NOT_STATED = "not stated"
 
 
-def describe_bundle(folder: Path, *, name: str | None = None, path: str = "") -> WeightSpec:
+def describe_bundle(folder: Path, *, name: str | None = None) -> WeightSpec:
     """Describe a bundle for a registry, after loading all of it once.
 
     Args:
         folder: The bundle.
         name: Name of the entry; the bundle's if not given.
-        path: Folder to note in the entry.
 
     Returns:
         An entry with every file's size and hash.
@@ -60,7 +59,7 @@ def describe_bundle(folder: Path, *, name: str | None = None, path: str = "") ->
         origin="folder",
         fps=bundle.fps,
         files=tuple(describe_file(folder / name) for name in names),
-        path=path or str(folder.resolve()),
+        path=str(folder.resolve()),
     )
     parse_registry(format_entry(spec), name=str(folder), own=True)  # strict, as it will be read
     return spec

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -305,12 +305,17 @@ def format_entry(spec: WeightSpec) -> str:
     keys = ("folder", "path", "repo_id", "revision", "download", "import_as")
     lines += [f"{key} = {_toml(getattr(spec, key))}" for key in keys if getattr(spec, key)]
     if spec.files:
-        lines.append("files = [")
-        for f in spec.files:
-            pairs = (f"name = {_toml(f.name)}", f"size_bytes = {f.size_bytes}")
-            lines.append(f"  {{ {', '.join(pairs)}, sha256 = {_toml(f.sha256)} }},")
-        lines.append("]")
+        lines.append(format_files(spec.files))
     return "\n".join(lines) + "\n"
+
+
+def format_files(files: Iterable[FileSpec]) -> str:
+    """The `files` of an entry as TOML."""
+    lines = ["files = ["]
+    for file in files:
+        pairs = (f"name = {_toml(file.name)}", f"size_bytes = {file.size_bytes}")
+        lines.append(f"  {{ {', '.join(pairs)}, sha256 = {_toml(file.sha256)} }},")
+    return "\n".join([*lines, "]"])
 
 
 def describe_file(path: Path) -> FileSpec:
