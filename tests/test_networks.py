@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, FrozenInstanceError, fields, replace
+from dataclasses import MISSING, FrozenInstanceError, asdict, fields, replace
 
 import pytest
 import torch
 from conftest import FLOW, LABEL_UNET, REFINE, lively
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
+from seg2vid_cli.weights.load import config_from_dict
 
 SEGMENTER = SegmenterConfig(classes=5, channels=(4, 6, 8), blocks=(0, 1, 2))
+LATER_FIELDS = {"up_blocks": 0}  # what weights from before they came must be read with
 FLOW_FIELDS = [field.name for field in fields(FlowOutput)]
 
 
@@ -48,12 +50,22 @@ def assert_each_alone(network, *inputs):
 )
 def test_a_configuration_has_no_defaults_and_cannot_change(config):
     for field in fields(config):
-        assert field.default is MISSING, field.name
+        assert field.default is LATER_FIELDS.get(field.name, MISSING), field.name
         assert field.default_factory is MISSING, field.name
         with pytest.raises(FrozenInstanceError):
             setattr(config, field.name, None)
     with pytest.raises(TypeError, match="positional"):
         type(config)(*(getattr(config, field.name) for field in fields(config)))
+
+
+def test_a_configuration_from_before_a_field_came_is_still_read():
+    old = asdict(replace(LABEL_UNET, up_blocks=2))
+    assert config_from_dict(LabelUNetConfig, old).up_blocks == 2
+    del old["up_blocks"]
+    assert config_from_dict(LabelUNetConfig, old) == replace(LABEL_UNET, up_blocks=0)
+    del old["style_size"]
+    with pytest.raises(ValueError, match="style_size"):
+        config_from_dict(LabelUNetConfig, old)
 
 
 # ---- first frame ---------------------------------------------------------------------------------
@@ -135,9 +147,43 @@ def test_noise_has_unit_variance_at_every_scale():
         assert torch.equal(grain[:, 0], grain[:, 1])  # one noise, scaled per channel
 
 
+DEEP = replace(LABEL_UNET, channels=(4, 6, 8, 10), up_blocks=2)
+
+
+def test_blocks_on_the_way_up_change_nothing_while_their_gains_are_nothing():
+    plain, rich = lively(LabelUNet(replace(DEEP, up_blocks=0))), lively(LabelUNet(DEEP))
+    weights = rich.state_dict()
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    inputs = paint_inputs(1, 16, 24)
+    assert (rich(*inputs) - plain(*inputs)).abs().max() > 0.01
+    for gain, fresh in zip(rich.up_gains, LabelUNet(DEEP).up_gains, strict=True):
+        assert not fresh.any()  # that is how training starts
+        gain.zero_()
+    assert torch.equal(rich(*inputs), plain(*inputs))
+
+
+def test_every_block_on_the_way_up_has_its_place_and_its_gain():
+    network, seen = lively(LabelUNet(DEEP)), []
+    for block in network.up_blocks:
+        block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape))
+    inputs = paint_inputs(1, 16, 24)
+    painted = network(*inputs)
+    assert seen == [(1, 8, 4, 6)] * 2 + [(1, 6, 8, 12)] * 2
+    for block, gain in zip(network.up_blocks, network.up_gains, strict=True):
+        before = gain.clone()
+        gain.zero_()
+        silent = network(*inputs)
+        assert (silent - painted).abs().max() > 0.01
+        weights = block.conv.weight.clone()
+        block.conv.weight.normal_()
+        assert torch.equal(network(*inputs), silent)  # it was this block's gain
+        block.conv.weight.copy_(weights)
+        gain.copy_(before)
+
+
 def test_label_unet_of_one_width_and_deep_ones_paint():
     for channels, blocks in (((4,), 0), ((4, 4, 4, 4), 2)):
-        config = replace(LABEL_UNET, channels=channels, middle_blocks=blocks)
+        config = replace(LABEL_UNET, channels=channels, middle_blocks=blocks, up_blocks=blocks)
         painted = lively(LabelUNet(config))(*paint_inputs(1, 16, 24))
         assert painted.shape == (1, 3, 16, 24)
 
@@ -310,3 +356,24 @@ def test_segmenter_scores_every_class_of_every_pixel(segmenter, size_hw):
 
 def test_segmenter_scores_a_batch_as_each_alone(segmenter):
     assert_each_alone(segmenter, picture_batch(3, 16, 24))
+
+
+# ---- motion in two steps -------------------------------------------------------------------------
+
+
+def test_one_picture_for_many_latents_is_the_same_as_one_each(mover):
+    frame, planes, latents = picture_batch(1, 32, 64), hot(1, 32, 64), latents_of(3)
+    encoded = mover.encode(frame, planes)
+    assert [tuple(x.shape[-2:]) for x in encoded] == [(16, 32), (8, 16), (4, 8), (2, 4)]
+    together = mover.decode(encoded, latents)
+    repeated = mover(frame.expand(3, -1, -1, -1), planes.expand(3, -1, -1, -1), latents)
+    for name in FLOW_FIELDS:
+        torch.testing.assert_close(getattr(together, name), getattr(repeated, name))
+
+
+def test_one_way_is_the_same_without_the_way_back(mover):
+    encoded, latents = mover.encode(picture_batch(1, 32, 64), hot(1, 32, 64)), latents_of(1)
+    both, one = (mover.decode(encoded, latents, both_ways=way) for way in (True, False))
+    assert one.flow_back is None
+    for name in set(FLOW_FIELDS) - {"flow_back"}:
+        assert torch.equal(getattr(one, name), getattr(both, name))

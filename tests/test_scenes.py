@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 cv2 = pytest.importorskip("cv2")
 
@@ -53,6 +54,12 @@ def scene():
     return built
 
 
+def drive_through(scene, num_frames, rng):
+    """Draw a drive and velocities, and move."""
+    drive = scenes.draw_drive(num_frames, scenes._room_ahead(scene), rng)
+    return scenes.move(scene, drive, scenes.draw_velocities(scene, drive, rng), rng)
+
+
 def test_ground_lies_below_the_horizon_and_houses_and_cars_stand_on_it(scene):
     horizon, focal = scene.horizon_px, scene.focal_px
     assert 24 - 0.06 * H <= horizon <= 24
@@ -71,7 +78,7 @@ def test_ground_lies_below_the_horizon_and_houses_and_cars_stand_on_it(scene):
 
 def test_driving_straight_ahead_moves_points_as_projection_says(scene):
     rng = Fixed(uniform=0.1)
-    frames, teacher = scenes.move(scene, 2, rng)
+    frames, teacher = drive_through(scene, 2, rng)
     assert frames.shape == (3, H, W, 3)
     assert teacher.shape == (2, 2, 2, H // 2, W // 2)
     path = 0.1 * 2
@@ -85,7 +92,7 @@ def test_driving_straight_ahead_moves_points_as_projection_says(scene):
 
 
 def test_there_and_back_again_where_it_is_visible(scene):
-    frames, teacher = scenes.move(scene, 4, Fixed(uniform=0.12))
+    frames, teacher = drive_through(scene, 4, Fixed(uniform=0.12))
     back, there = (teacher[i, 3].astype(np.float32).repeat(2, 1).repeat(2, 2) for i in (0, 1))
     y, x = np.mgrid[:H, :W].astype(np.float32)
     at = [cv2.remap(c, x + back[0], y + back[1], cv2.INTER_LINEAR) for c in there]
@@ -97,7 +104,7 @@ def test_there_and_back_again_where_it_is_visible(scene):
 
 def test_a_standing_camera_sees_only_objects_move(scene):
     rng = Fixed(random=0.0)  # stands; the car drives away
-    _, teacher = scenes.move(scene, 3, rng)
+    _, teacher = drive_through(scene, 3, rng)
     car = np.zeros((H // 2, W // 2), bool)
     car[15:20, 35:45] = True
     size = np.hypot(*teacher[1, 2].astype(float))
@@ -112,10 +119,9 @@ def test_what_comes_into_sight_is_not_in_the_first_frame(monkeypatch):
     smooth = np.stack([0 * x, 100 + 0.5 * x, 120 + y], axis=-1).astype(np.uint8)
     built = scenes.build_scene(smooth, street(), Fixed())
     turn = [(np.zeros(3, np.float32), heading * t, 0.0) for t in (0.5, 1.0)]
-    monkeypatch.setattr(scenes, "_drive", lambda *_: turn)
-    monkeypatch.setattr(scenes, "_velocities", lambda *_: np.zeros((99, 3), np.float32))
+    still = np.zeros((built.objects.max() + 1, 3), np.float32)
     monkeypatch.setattr(scenes, "_other_content", lambda p, _: np.full_like(p, colour))
-    frames, teacher = scenes.move(built, 2, Fixed())
+    frames, teacher = scenes.move(built, turn, still, Fixed())
     assert (frames[0] == smooth).all()
     for t, (_, angle, _) in enumerate(turn, 1):
         # Where in the still a pixel of frame t lies: back along the turn, by the pinhole camera.
@@ -159,25 +165,85 @@ def test_riders_go_with_their_bicycles():
 def test_maps_without_ground_do_no_harm(ids):
     rng = np.random.default_rng(0)
     built = scenes.build_scene(picture(), ids, rng)
-    frames, teacher = scenes.move(built, 2, rng)
+    frames, teacher = drive_through(built, 2, rng)
     assert np.isfinite(built.depth).all()
     assert np.isfinite(teacher.astype(np.float32)).all()
     assert frames.dtype == np.uint8
+
+
+def large_pair():
+    """The street three times as large, with a person besides, as a labelled picture."""
+    ids = street()
+    ids[34:46, 108:114] = 11
+    large = (x.repeat(3, 0).repeat(3, 1) for x in (picture(), ids))
+    return data.Pair(name="p", **dict(zip(("picture", "train_ids"), large, strict=True)))
+
+
+def own_ways(scene, drive, there):
+    """How far every object has gone by itself, right and ahead: its flow less the camera's."""
+    (place, heading, pitch), ways = drive[-1], []
+    for number in range(1, scene.objects.max() + 1):
+        rows, columns = np.nonzero(scene.objects[::2, ::2] == number)
+        if not len(rows):
+            continue
+        row, column = 2 * rows[-1], 2 * columns[-1]
+        depth, focal = scene.depth[row, column], scene.focal_px
+        x, y = column + 0.5 - W / 2, row + 0.5 - scene.horizon_px
+        right, down = there[:, rows[-1], columns[-1]].astype(float)
+        along = depth * y / (y + down - pitch * focal)  # it neither rises nor sinks
+        across = along * (x + right) / focal
+        ways.append(
+            [
+                np.cos(heading) * across + np.sin(heading) * along + place[0] - depth * x / focal,
+                np.cos(heading) * along - np.sin(heading) * across + place[2] - depth,
+            ]
+        )
+    return np.array(ways)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_more_clip_shares_the_camera_and_one_the_objects_own_motion(monkeypatch, seed):
+    made, move = [], scenes.move
+
+    def watched(scene, drive, *others):
+        frames, teacher = move(scene, drive, *others)
+        made.append((frames, teacher, drive, scene))
+        return frames, teacher
+
+    monkeypatch.setattr(scenes, "move", watched)
+    stills = scenes.MovedStills([large_pair()], num_frames=3, size_hw=(H, W))
+    frames, _, teacher, *others = stills.draw(np.random.default_rng(seed))
+    flows, ways = [], []
+    for clip in (frames, *others):
+        assert (clip[0] == frames[0]).all()
+        _, flow, drive, scene = next(m for m in made if m[0] is clip)
+        flows.append(flow[1].astype(np.float32))
+        ways.append(own_ways(scene, drive, flows[-1][-1]))
+    assert (flows[0] == teacher[1]).all()
+    static = scene.objects[::2, ::2] == 0
+
+    mine, same_camera, same_objects = (flow[..., static] for flow in flows)
+    assert (mine == same_camera).all()
+    assert np.abs(mine - same_objects)[-1].mean() > 0.2
+
+    mine, same_camera, same_objects = ways
+    assert np.abs(mine - same_camera).max() > 0.1
+    assert mine == pytest.approx(same_objects, abs=0.01)
 
 
 def test_batches_mix_real_clips_and_moved_stills():
     frames = np.random.default_rng(1).integers(0, 255, (12, 128, 256, 3), dtype=np.uint8)
     drive = DriveClip(name="d", frames=frames, train_ids=np.zeros((12, 128, 256), np.uint8))
     clips = MotionClips([drive], strides=[1], num_frames=8, every=2)
-    pair = data.Pair(
-        name="p",
-        picture=picture().repeat(3, 0).repeat(3, 1),
-        train_ids=street().repeat(3, 0).repeat(3, 1),
-    )
+    pair = large_pair()
     mixed = scenes.MixedClips(clips, scenes.MovedStills([pair]), share=0.5)
     batch = mixed.batch(np.random.default_rng(0), 4)
     assert batch.frames.shape == (4, 9, 3, 128, 256)
     assert batch.flow_px.shape == (4, 8, 2, 64, 128)
     assert batch.planes.shape == (4, 20, 128, 256)
+    for others in (batch.camera_frames, batch.object_frames):
+        assert torch.equal(others[:2], batch.frames[:2])  # real clips
+        assert torch.equal(others[2:, 0], batch.frames[2:, 0])  # moved stills: the same still,
+        assert all((a != b).any() for a, b in zip(others[2:], batch.frames[2:], strict=True))
     only = scenes.MixedClips(clips, scenes.MovedStills([pair]), share=1.0)
     assert only.batch(np.random.default_rng(0), 2).planes[:, SKY].sum() > 0  # drives have no sky

@@ -6,19 +6,26 @@ import csv
 import inspect
 import math
 import threading
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.networks.label_unet import LabelUNetConfig
+from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.networks.segmenter import SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training import data, first_frame, loop, losses
@@ -36,7 +43,15 @@ from seg2vid_cli.training.evaluate import wide_window
 from seg2vid_cli.training.evaluate_motion import motion_scores
 from seg2vid_cli.training.export import export_runs
 from seg2vid_cli.training.first_frame import FirstFrameTask
-from seg2vid_cli.training.motion import MotionTask, PosteriorEncoder, masked_flow_px
+from seg2vid_cli.training.motion import (
+    APART_PX,
+    MOTION,
+    MotionTask,
+    PosteriorEncoder,
+    background_change,
+    masked_flow_px,
+    shrink,
+)
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
 from seg2vid_cli.video import open_video, read_frames
@@ -441,6 +456,7 @@ class TestHalving:
         thin = data.Pair(name="thin", picture=np.zeros((128, 256, 3), np.uint8), train_ids=ids)
         task, taught = FirstFrameTask([thin], batch=1), []
         task.batches.close()
+        task.progress = 0.5
         real = data.to_tensor([thin.picture]), data.to_planes([thin.train_ids])
         task.batches = iter([real])
         weigh = first_frame.class_weights
@@ -450,6 +466,293 @@ class TestHalving:
         task.step()
         assert taught[0].shape == (1, 64, 128)
         assert (taught[0] == 5).sum() == 64 * 16
+
+
+class TestWindows:
+    def test_a_window_of_a_large_picture_keeps_picture_and_labels_aligned(self):
+        height, width = first_frame.WINDOW_HW
+        rows, columns = np.mgrid[: height + 2, : width + 2]
+        picture = np.stack([rows, columns % 256, columns // 256], -1).astype(np.uint8)
+        rng, places = np.random.default_rng(0), set()
+        for _ in range(60):
+            window, ids = first_frame.cut_window(picture, (7 * rows + columns) % 19, rng)
+            assert window.shape == (height, width, 3)
+            y, x = window[..., 0].astype(int), window[..., 1] + 256 * window[..., 2].astype(int)
+            assert (y == y[0, 0] + np.arange(height)[:, None]).all()
+            assert (x == x[0, 0] + np.arange(width)).all()
+            assert np.array_equal(ids, (7 * y + x) % 19)
+            places.add((int(y[0, 0]), int(x[0, 0])))
+        assert places == {(y, x) for y in range(3) for x in range(3)}  # up to all borders
+
+    @pytest.mark.parametrize("more_hw", [(0, 0), (-64, -192), (-64, 32), (32, -192)], ids=str)
+    def test_a_side_that_fits_stays_whole(self, more_hw):
+        size = [side + more for side, more in zip(first_frame.WINDOW_HW, more_hw, strict=True)]
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
+        window, ids = first_frame.cut_window(picture, picture[..., 0], rng)
+        assert ids.shape == tuple(map(min, size, first_frame.WINDOW_HW))
+        assert np.array_equal(window[..., 0], ids)
+        if max(more_hw) <= 0:
+            assert np.array_equal(window, picture)
+
+    def test_training_sees_windows_of_large_pictures(self, tiny_first_frame, pairs):
+        task = FirstFrameTask(pairs, size_hw=(160, 288), batch=2)
+        real, planes = next(task.batches)
+        task.batches.close()
+        assert real.shape == (2, 3, *first_frame.WINDOW_HW)
+        assert planes.shape == (2, 20, *first_frame.WINDOW_HW)
+        assert task.network.config.size_hw == (160, 288)
+
+
+@pytest.fixture
+def tiny_first_frame(monkeypatch):
+    """Let the first-frame task make networks of a few channels."""
+    monkeypatch.setattr(
+        first_frame,
+        "generator_config",
+        lambda size_hw: LabelUNetConfig(
+            size_hw=size_hw,
+            label_planes=20,
+            style_size=first_frame.STYLE_SIZE,
+            channels=(4, 6, 8),
+            middle_blocks=0,
+            up_blocks=1,
+        ),
+    )
+    judge = partial(first_frame.SegmentationDiscriminator, widths=(4, 6, 8))
+    monkeypatch.setattr(first_frame, "SegmentationDiscriminator", judge)
+
+
+def painted(task, real, planes):
+    """Copies of a first-frame task's networks, their painting, and what its style costs."""
+    network, style, judge = (
+        deepcopy(module) for module in (task.network, task.helpers["style"], task.helpers["judge"])
+    )
+    mean, log_variance = style(real)
+    code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    fake = network(planes, code, torch.randn_like(planes[:, :1]))
+    makers = [*network.parameters(), *style.parameters()]
+    return makers, judge, fake, losses.kl_to_normal(mean, log_variance)
+
+
+def naming(ids):
+    """The cross entropy that gives every class its due."""
+    return partial(F.cross_entropy, weight=first_frame.class_weights(ids), ignore_index=19)
+
+
+def two_passes(task, real, planes, change, mask):
+    """Both losses of the first-frame task, each with passes of its own through the judge.
+
+    Returns:
+        The losses by name, and the gradients of makers and judge.
+    """
+    makers, judge, fake, kl = painted(task, real, planes)
+    ids = first_frame.halve(planes)
+    named = naming(ids)
+
+    on_fake, made = judge(change(fake))
+    with torch.no_grad():
+        _, true = judge(change(real))
+    cells = (x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).mean((3, 5)) for x in (fake, real))
+    matching = sum(F.l1_loss(a, b) for a, b in zip(made, true, strict=True)) / len(made)
+    losses_by_name = {
+        "asked": named(on_fake, ids) + first_frame.FEATURE_WEIGHT["classes"] * matching,
+        "colour": F.l1_loss(*cells),
+        "kl": kl,
+    }
+    factors = 1.0, first_frame.COLOUR_WEIGHT, first_frame.KL_WEIGHT
+    loss = sum(f * value for f, value in zip(factors, losses_by_name.values(), strict=True))
+    of_makers = torch.autograd.grad(loss, makers)
+
+    on_fake, on_real = judge(change(fake.detach()))[0], judge(change(real))[0]
+    caught = F.cross_entropy(on_fake, torch.full_like(ids, 20)) + named(on_real, ids)
+    if mask:
+        keep, small = mask
+        mixed = judge(change(torch.where(keep > 0, real, fake.detach())))[0]
+        wanted = torch.where(small > 0, on_real, on_fake).detach()
+        caught = caught + first_frame.MIX_WEIGHT * F.mse_loss(mixed, wanted)
+    losses_by_name["discriminator"] = caught
+    values = {name: value.item() for name, value in losses_by_name.items()}
+    return values, of_makers, torch.autograd.grad(caught, [*judge.parameters()])
+
+
+class TestJointStep:
+    @pytest.fixture
+    def task(self, tiny_first_frame, pairs, monkeypatch):
+        """A task without chance, in full precision, with one batch; weights change by gradients."""
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge="classes")
+        self.real, self.planes = next(task.batches)
+        task.batches.close()
+        task.batches = iter([(self.real, self.planes)])
+        task.progress = 0.5
+        task.helpers["judge"].eval()  # its spectral norms stay as they are
+        with torch.no_grad():
+            for weight in (*task.network.up_gains, *task.network.noise_strength):
+                weight.fill_(0.5)
+        self.change = first_frame.draw_colour_change(2, torch.device("cpu"))
+        self.mask = first_frame.label_mask(self.planes, first_frame.halve(self.planes))
+        assert 0 < self.mask[0].mean() < 1
+        monkeypatch.setattr(first_frame, "draw_colour_change", lambda *_: self.change)
+        monkeypatch.setattr(first_frame, "label_mask", lambda *_: self.mask)
+        monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+        monkeypatch.setattr(
+            torch, "randn_like", lambda x: torch.linspace(-7, 8, x.numel()).sin().view_as(x)
+        )
+        for optimizer in task.optimizers.values():
+            for weight in optimizer.param_groups[0]["params"]:
+                weight.grad = torch.full_like(weight, 9.0)  # left over from the last step
+        return task
+
+    def assert_gradients(self, task, *expected):
+        """Compare what a step has left with gradients of makers and judge."""
+        sides = nn.ModuleList([task.network, task.helpers["style"]]), task.helpers["judge"]
+        for side, gradients in zip(sides, expected, strict=True):
+            assert max(gradient.abs().max() for gradient in gradients) > 1e-3
+            for weight, gradient in zip(side.parameters(), gradients, strict=True):
+                torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6)
+
+    @pytest.mark.parametrize("mix", [False, True])
+    def test_each_side_learns_from_its_own_loss_alone(self, task, mix):
+        task.steps = first_frame.MIX_EVERY - 1 if mix else 0
+        mask = self.mask if mix else None
+        values, *gradients = two_passes(task, self.real, self.planes, self.change, mask)
+        assert task.step() == pytest.approx(values, rel=1e-4)
+        self.assert_gradients(task, *gradients)
+
+    def test_at_first_neither_side_hears_of_the_other(self, task):
+        task.progress = 0.9 * first_frame.WARM_UP
+        makers, judge, fake, kl = painted(task, self.real, self.planes)
+        colour, ids = F.l1_loss(fake, self.real), first_frame.halve(self.planes)
+        known = naming(ids)(judge(self.change(self.real))[0], ids)
+        loss = first_frame.COLOUR_WEIGHT * colour + first_frame.KL_WEIGHT * kl
+        values = task.step()
+        assert values["colour"] == pytest.approx(colour.item(), rel=1e-4)
+        assert values["discriminator"] == pytest.approx(known.item(), rel=1e-4)
+        of_judge = torch.autograd.grad(known, [*judge.parameters()])
+        self.assert_gradients(task, torch.autograd.grad(loss, makers), of_judge)
+
+    def test_a_trained_generator_rests_at_first(self, tiny_first_frame, pairs):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, started=True)
+        parts = task.network, task.helpers["style"], task.helpers["judge"]
+        for progress, moved in ((0.0, (False, True, True)), (0.5, (True, True, True))):
+            before = [[*deepcopy(part).parameters()] for part in parts]
+            task.progress = progress
+            task.step()
+            for part, old, wanted in zip(parts, before, moved, strict=True):
+                changed = (
+                    not torch.equal(*two) for two in zip(part.parameters(), old, strict=True)
+                )
+                assert any(changed) == wanted
+        task.batches.close()
+
+    def test_patches_are_judged_at_every_scale_and_matched(self, task):
+        """Against plain least squares and matching, one scale and one layer after the other."""
+        judge = first_frame.PatchJudge()
+        made = torch.rand_like(self.real).requires_grad_()
+        asked, caught = judge.losses(made, self.real, SimpleNamespace(planes=self.planes))
+        wanted, known = torch.zeros(()), torch.zeros(())
+        pictures, planes = (made, self.real), self.planes
+        for scale in judge.scales:
+            fake, true = (scale(torch.cat([picture, planes], 1)) for picture in pictures)
+            gaps = [F.l1_loss(a, b.detach()) for a, b in zip(fake[:-1], true[:-1], strict=True)]
+            matching = first_frame.FEATURE_WEIGHT["patches"] * sum(gaps) / len(gaps)
+            wanted = wanted + (((fake[-1] - 1) ** 2).mean() + matching) / len(judge.scales)
+            known = known + ((fake[-1] ** 2).mean() + ((true[-1] - 1) ** 2).mean()) / 4
+            pictures = [F.avg_pool2d(picture, 2) for picture in pictures]
+            planes = F.avg_pool2d(planes, 2)
+        torch.testing.assert_close(asked, wanted)
+        torch.testing.assert_close(caught, known)
+        ours, theirs = (torch.autograd.grad(x, made, retain_graph=True)[0] for x in (asked, wanted))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+
+    @pytest.mark.parametrize("judge", first_frame.JUDGES)
+    def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge)
+        task.progress = 0.5
+        sides = task.network, task.helpers["judge"]
+        before = [[*deepcopy(side).parameters()] for side in sides]
+        task.step()
+        task.batches.close()
+        for side, old in zip(sides, before, strict=True):
+            assert any(not torch.equal(*two) for two in zip(side.parameters(), old, strict=True))
+
+    @pytest.mark.parametrize("still", ["generator", "discriminator"])
+    def test_each_side_moves_by_its_own_optimizer_alone(self, task, monkeypatch, still):
+        sides = {
+            "generator": nn.ModuleList([task.network, task.helpers["style"]]),
+            "discriminator": task.helpers["judge"],
+        }
+        before = {name: [*deepcopy(side).parameters()] for name, side in sides.items()}
+        monkeypatch.setattr(task.optimizers[still], "step", lambda: None)
+        task.step()
+        for name, side in sides.items():
+            same = [torch.equal(*two) for two in zip(side.parameters(), before[name], strict=True)]
+            assert all(same) if name == still else not any(same), name
+
+
+class TestBackgroundChange:
+    @pytest.fixture
+    def street(self):
+        """A car of 2x2 px in the first of two clips, other things in both; and some output."""
+        planes = planes_of(np.zeros((24, 40))).repeat(2, 1, 1, 1)
+        planes[:, :, 4, 4:8] = planes_of([[5, 10, 19, 7]])[0, :, 0]  # no objects
+        planes[0, :, 12:14, 20:22] = planes_of([[13, 13], [13, 13]])[0]
+        output = FlowOutput(
+            flow=torch.randn(2, 2, 3, 24, 40),
+            flow_back=torch.randn(2, 2, 3, 24, 40),
+            visibility=torch.rand(2, 3, 24, 40),
+            visibility_back=torch.rand(2, 3, 24, 40),
+        )
+        return planes, output
+
+    def test_equal_backgrounds_have_not_changed(self, street):
+        planes, output = street
+        assert background_change(output, deepcopy(output), planes) == 0
+
+    @pytest.mark.parametrize("name", ["flow", "flow_back", "visibility", "visibility_back"])
+    def test_changes_on_and_near_objects_are_free(self, street, name):
+        planes, output = street
+        near = np.s_[0, ..., 12 - APART_PX : 14 + APART_PX, 20 - APART_PX : 22 + APART_PX]
+        other = deepcopy(output)
+        getattr(other, name)[near] += 1
+        assert background_change(output, other, planes) == 0
+        for clip, y, x in (
+            (0, 11 - APART_PX, 20),
+            (0, 14 + APART_PX, 20),
+            (0, 12, 19 - APART_PX),
+            (0, 12, 22 + APART_PX),
+            (1, 12, 20),  # the second clip has no car
+            (1, 4, 6),
+        ):
+            further = deepcopy(other)
+            getattr(further, name)[clip, ..., y, x] += 1
+            assert background_change(output, further, planes) > 0
+
+    def test_a_change_of_the_background_is_measured_in_pixels(self, street):
+        planes, output = street
+        for visibility in (output.visibility, output.visibility_back):
+            visibility.fill_(0.5)
+        other = deepcopy(output)
+        other.flow[:, 0] += 0.1
+        other.flow_back[:, 1] -= 0.2
+        across, down = 0.1 * 0.5 * (40 - 1) / 2, 0.2 * 0.5 * (24 - 1) / 2
+        change = background_change(output, other, planes)
+        assert change.item() == pytest.approx((across + down) / 2, rel=1e-4)  # mean of x and y
+
+    def test_only_the_other_background_is_pulled(self, street):
+        planes, output = street
+        other = deepcopy(output)
+        tensors = [*vars(output).values()], [*vars(other).values()]
+        for tensor in tensors[1]:
+            tensor += 0.1
+        for tensor in (*tensors[0], *tensors[1]):
+            tensor.requires_grad_()
+        background_change(output, other, planes).backward()
+        assert all(tensor.grad is None for tensor in tensors[0])
+        for tensor in tensors[1]:
+            assert (tensor.grad[0, ..., 8:18, 16:26] == 0).all()
+            assert (tensor.grad[0, ..., 7, 16:26] != 0).any()
+            assert (tensor.grad[1, ..., 8:18, 16:26] != 0).any()
 
 
 class TestTasks:
@@ -466,13 +769,15 @@ class TestTasks:
 
     def test_the_smallest_size_can_be_trained_at(self, pairs):
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1)
-        assert all(math.isfinite(value) for value in task.step().values())
+        for task.progress in (0.0, 0.5):
+            assert all(math.isfinite(value) for value in task.step().values())
         task.batches.close()
 
     def test_every_task_takes_a_step_and_the_runs_export(self, pairs, clips, tmp_path):
         shown = collate([clips.draw(0, None)])
         motion = MotionTask(clips, shown, batch=1)
         painter = FirstFrameTask(pairs, batch=1)
+        painter.progress = 0.5  # past the warm-up
         makers = [
             lambda: SegmenterTask(pairs, batch=2, size_hw=(32, 64)),
             lambda: painter,
@@ -490,7 +795,7 @@ class TestTasks:
 
         entry = export_runs(tmp_path, tmp_path / "bundle", name="tiny")
         assert entry.count("sha256") == 4  # three stages and the description
-        pipeline = Pipeline.open(str(tmp_path / "bundle"))
+        pipeline = Pipeline.open(str(tmp_path / "bundle"), precision="fp32")
         assert pipeline.motion.config.num_frames == 8
         stored = pipeline.generator.state_dict()
         for name, tensor in painter.network.state_dict().items():
@@ -559,7 +864,20 @@ class TestTasks:
         judge = first_frame.SegmentationDiscriminator(widths=(4, 6, 8))
         logits, features = judge(torch.rand(2, 3, 32, 64))
         assert logits.shape == (2, 21, 16, 32)
-        assert [f.shape[1] for f in features] == [4, 6, 8]
+        assert [f.shape[1:] for f in features] == [(4, 16, 32), (6, 8, 16), (8, 4, 8)]
+
+    @torch.no_grad()
+    def test_the_discriminator_sees_every_pixel_where_it_lies(self):
+        judge = first_frame.SegmentationDiscriminator(widths=(4, 6, 8)).eval()
+        frame = torch.rand(1, 3, 32, 64)
+        before, seen = judge(frame)[0], []
+        for y, x in ((10, 20), (10, 21), (11, 20), (11, 21)):
+            changed = frame.clone()
+            changed[..., y, x] += 1
+            seen.append((judge(changed)[0] - before).abs().sum(1)[0])
+            assert seen[-1][5, 10] > 10 * seen[-1].median()
+        for one, other in pairwise(seen):  # nor are the four of a cell averaged
+            assert (one - other).abs().max() > 1e-4
 
     def test_nothing_trained_is_said(self, tmp_path):
         with pytest.raises(InputError, match="first-frame has not been trained"):
@@ -580,6 +898,39 @@ class TestTasks:
         batch = next(task.batches)
         mean, log_variance = task.posterior(batch)
         assert mean.shape == log_variance.shape == (2, 1, 64)
+
+    def test_each_half_of_the_posterior_reads_the_clip_that_is_for_it(self, clips):
+        real = clips.draw(0, None)
+        moved = *real, real[0] // 2, real[0] // 4
+        task = MotionTask(clips, collate([real]), batch=1)
+        task.batches.close()
+        seen = {}
+        for name, encoder in task.helpers.items():
+            encoder.register_forward_pre_hook(
+                lambda _, arguments, name=name: seen.update({name: arguments})
+            )
+        batch = shrink(collate([real, moved]))
+        task.posterior(batch)
+        planes = [*batch.planes.split([11, 9], dim=1)]
+        for own, place, name in zip(planes, (3, 4), ("background", "foreground"), strict=True):
+            pictures = torch.from_numpy(np.stack([real[0], moved[place]])).float() / 255
+            expected = F.avg_pool2d(pictures.movedim(-1, 2).flatten(0, 1), 2).unflatten(0, (2, -1))
+            torch.testing.assert_close(seen[name][0], expected)
+            assert torch.equal(seen[name][1], own)
+
+    def test_a_step_compares_latents_that_differ_in_the_foreground_only(self, clips):
+        task, given = MotionTask(clips, collate([clips.draw(0, None)]), batch=1), []
+        task.network.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
+        task.step()
+        task.batches.close()
+        (frame, planes, own), (other_frame, other_planes, other) = given
+        assert frame is other_frame
+        assert planes is other_planes
+        assert own.requires_grad
+        assert not other.requires_grad  # nor does the comparison change the posterior
+        half = MOTION.background_latents
+        assert torch.equal(own[..., :half], other[..., :half])
+        assert (own[..., half:] != other[..., half:]).all()
 
     def test_the_halves_of_the_posterior_see_only_their_planes(self, clips):
         task = MotionTask(clips, collate([clips.draw(0, None)]), batch=1)

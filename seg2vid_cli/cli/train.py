@@ -60,6 +60,14 @@ StartOption = Annotated[
 SizeOption = Annotated[
     str, typer.Option(metavar="WxH", help="Working size; sides multiples of 32.")
 ]
+JudgeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="patches|classes",
+        help="Discriminators: patches teach texture soon; classes read every pixel, and need many "
+        "more steps.",
+    ),
+]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
 
 
@@ -113,15 +121,27 @@ def first_frame(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 8,
+    judge: JudgeOption = "patches",
 ) -> None:
     """Label map to picture."""
     _check(device, batch)
-    from seg2vid_cli.training.first_frame import FirstFrameTask
+    from seg2vid_cli.training.first_frame import JUDGES, FirstFrameTask
     from seg2vid_cli.training.loop import train
+
+    if judge not in JUDGES:
+        raise InputError(f"judge '{judge}' is not known", hint=f"use one of {', '.join(JUDGES)}")
 
     pairs = _pairs(pictures, labels, encoding, names)
     height, width = options.parse_size(size)
-    task = FirstFrameTask(pairs, size_hw=(height, width), seed=seed, batch=batch, device=device)
+    task = FirstFrameTask(
+        pairs,
+        size_hw=(height, width),
+        seed=seed,
+        batch=batch,
+        device=device,
+        started=start is not None,
+        judge=judge,
+    )
     train(task, out=out, minutes=minutes, start_from=_start(start, "first_frame"))
 
 

@@ -27,6 +27,7 @@ class LabelUNetConfig:
         style_size: Length of the style vector.
         channels: Feature channels from full size down; each further entry halves the size.
         middle_blocks: Residual blocks at the coarsest size.
+        up_blocks: Residual convolutions after every step up but the last.
     """
 
     size_hw: tuple[int, int]
@@ -34,6 +35,7 @@ class LabelUNetConfig:
     style_size: int
     channels: tuple[int, ...]
     middle_blocks: int
+    up_blocks: int = 0
 
     @property
     def multiple(self) -> int:
@@ -76,6 +78,16 @@ class LabelUNet(nn.Module):
             StyledConv(deep + skip + planes, skip, style)
             for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
+        self.up_blocks = nn.ModuleList(
+            StyledConv(width, width, style)
+            for width in widths[-2:0:-1]
+            for _ in range(config.up_blocks)
+        )
+        self.up_gains = nn.ParameterList(
+            torch.zeros(1, width, 1, 1)
+            for width in widths[-2:0:-1]
+            for _ in range(config.up_blocks)
+        )
         self.to_rgb = nn.Conv2d(widths[0], 3, 5, padding=2)
         self.noise_strength = nn.ParameterList(
             torch.zeros(1, width, 1, 1) for width in widths[-2::-1]
@@ -101,11 +113,16 @@ class LabelUNet(nn.Module):
             skips.append(x)
         for first, second in zip(self.middle[0::2], self.middle[1::2], strict=True):
             x = x + second(first(x, style), style)
-        for layer, skip, strength in zip(self.up, skips[-2::-1], self.noise_strength, strict=True):
+        gains, count = iter(self.up_gains), self.config.up_blocks
+        for scale, (layer, skip, strength) in enumerate(
+            zip(self.up, skips[-2::-1], self.noise_strength, strict=True)
+        ):
             factor = planes.shape[-1] // skip.shape[-1]
             grain = strength * F.avg_pool2d(noise, factor) * factor  # of unit variance again
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             # Class shares of each cell rather than one sampled class: thin poles survive.
             shares = F.adaptive_avg_pool2d(planes, (skip.shape[-2], skip.shape[-1]))
             x = layer(torch.cat([x, skip, shares], dim=1), style, grain)
+            for block in self.up_blocks[scale * count : (scale + 1) * count]:
+                x = x + next(gains).to(x.dtype) * block(x, style)
         return torch.sigmoid(self.to_rgb(x))

@@ -54,12 +54,18 @@ class MotionBatch:
         flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where frame t's
             pixels are in the first frame, as classical flow sees it.
         flow_back_px: Where the first frame's pixels are in frame t.
+        camera_frames: As `frames`: a clip with the same camera motion, for the background's
+            posterior. For a real clip, the clip itself.
+        object_frames: As `frames`: a clip in which objects move by themselves in the same way, for
+            the foreground's posterior.
     """
 
     frames: Tensor
     planes: Tensor
     flow_px: Tensor
     flow_back_px: Tensor
+    camera_frames: Tensor
+    object_frames: Tensor
 
     def to(self, device: torch.device) -> MotionBatch:
         """Copy to a device."""
@@ -257,12 +263,17 @@ class MotionClips:
 
 
 def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
-    """Stack what `MotionClips.draw` gives."""
-    frames = torch.from_numpy(np.stack([s[0] for s in samples]))
+    """Stack what `MotionClips.draw` gives, or `MovedStills.draw` with two more clips each."""
     teacher = torch.from_numpy(np.stack([s[2] for s in samples])).float()
     return MotionBatch(
-        frames=frames.permute(0, 1, 4, 2, 3).float() / 255,
+        frames=_to_clips([s[0] for s in samples]),
         planes=data.to_planes([s[1] for s in samples]),
         flow_px=teacher[:, 0],
         flow_back_px=teacher[:, 1],
+        camera_frames=_to_clips([s[3] if len(s) > 3 else s[0] for s in samples]),
+        object_frames=_to_clips([s[4] if len(s) > 3 else s[0] for s in samples]),
     )
+
+
+def _to_clips(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 255

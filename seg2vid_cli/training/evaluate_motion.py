@@ -18,6 +18,7 @@ from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
 from seg2vid_cli.labels import labels_from_array
 from seg2vid_cli.motion import Motion, predict_motion, sample_latents
 from seg2vid_cli.pipeline import Pipeline
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.training.clips import DriveClip, classical_flow
 from seg2vid_cli.training.data import Pair, to_planes, to_tensor
 from seg2vid_cli.training.losses import dissimilarity
@@ -110,7 +111,6 @@ def latent_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any]:
     latent only, the standard deviation of the flow is taken at every pixel, and averaged inside and
     outside object classes.
     """
-    config = pipeline.motion.config
     moved: dict[str, list[tuple[float, float]]] = {"background": [], "foreground": []}
     agree = []
     for index, pair in enumerate(pairs):
@@ -122,16 +122,10 @@ def latent_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any]:
         for half, shares in moved.items():
             flows = []
             for variant in range(LATENTS_PER_PICTURE):
-                latents = sample_latents(config, seed=index, variant=0)
-                other = sample_latents(config, seed=index, variant=variant)
-                cut = config.background_latents
-                if half == "background":
-                    latents = torch.cat([other[..., :cut], latents[..., cut:]], dim=-1)
-                else:
-                    latents = torch.cat([latents[..., :cut], other[..., cut:]], dim=-1)
-                motion = _predict(pipeline, pair, latents)
+                motion = _predict(pipeline, pair, Sample(seed=index, variants={half: variant}))
                 flows.append(motion.flow_px[-1])
                 if half == "background":
+                    assert motion.forward_flow_px is not None
                     gap = motion.flow_px[-1:] + backward_warp(
                         motion.forward_flow_px[-1:], motion.flow_px[-1:]
                     )
@@ -190,15 +184,20 @@ def _continue(
     return [moment.frame for moment in clip]
 
 
-def _predict(pipeline: Pipeline, pair: Pair, latents: Tensor) -> Motion:
-    device = pipeline.compute.device
-    motion = predict_motion(
+def _predict(pipeline: Pipeline, pair: Pair, sample: Sample) -> Motion:
+    device, config = pipeline.compute.device, pipeline.motion.config
+    options = pipeline.bundle.stages["motion"].options
+    camera = None
+    if options.get("objects_apart", False):
+        camera = sample_latents(config, sample, camera_only=True)
+    (motion,) = predict_motion(
         pipeline.motion,
         to_tensor([pair.picture]).to(device),
         to_planes([pair.train_ids]).to(device),
-        latents,
-        downscale=pipeline.bundle.stages["motion"].options.get("downscale", 1),
+        sample_latents(config, sample),
+        downscale=options.get("downscale", 1),
         compute=pipeline.compute,
+        camera_latents=camera,
     )
     return Motion(**{name: value.cpu() for name, value in vars(motion).items()})
 

@@ -58,7 +58,10 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {
-        "motion": {"downscale": max(1, height // of_motion[0])},  # type: ignore[index]
+        "motion": {
+            "downscale": max(1, height // of_motion[0]),  # type: ignore[index]
+            "objects_apart": True,
+        },
         "refine": {"keep_visible": True, "keyframes": KEYFRAMES},
     }
     return export_bundle(

@@ -1,22 +1,32 @@
-"""Train the label-map-to-picture generator against a segmentation network that knows fakes.
+"""Train the label-map-to-picture generator against discriminators.
 
-The discriminator names the class of every pixel of a real picture and calls every pixel of a
-painted one painted; the generator wants its pixels named by the label map. That needs no network
-trained elsewhere, gives every class its due, and judges layout and texture at once. A style encoder
-sees the real picture, so the generator need not guess light and colours and can be asked for them
-later; its code is kept near a standard normal, from which generation draws.
+Two kinds of judges, chosen with `--judge`:
 
-Source: "You Only Need Adversarial Supervision for Semantic Image Synthesis" (Schoenfeld et al.,
-ICLR 2021), for the discriminator, its balanced losses and the mixed pictures.
+- `patches`: conditional patch discriminators at three scales, with least squares. They teach
+  texture soon and layout late; the ones to take where steps are few.
+- `classes`: a segmentation network that names the class of every pixel of a real picture and calls
+  every pixel of a painted one painted; the generator wants its pixels named by the label map. It
+  judges layout and texture at once and gives every class its due, but has to learn to read first.
+
+A style encoder sees the real picture, so the generator need not guess light and colours and can be
+asked for them later; its code is kept near a standard normal, from which generation draws.
+
+Source: "Image-to-Image Translation with Conditional Adversarial Networks" (Isola et al., CVPR 2017)
+and pix2pixHD (Wang et al., CVPR 2018) for patches and matched features; "You Only Need Adversarial
+Supervision for Semantic Image Synthesis" (Schoenfeld et al., ICLR 2021) for classes, the balanced
+losses and the mixed pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,26 +42,35 @@ from seg2vid_cli.training.losses import kl_to_normal
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
 PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
-FEATURE_WEIGHT = 5.0
-L1_WEIGHT = 3.0
+JudgeKind = Literal["patches", "classes"]
+JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
+FEATURE_WEIGHT: Mapping[str, float] = {"patches": 10.0, "classes": 5.0}
+COLOUR_WEIGHT = 5.0
+# Patches leave the large to L1. A segmentation network knows detail, so colours need be right only
+# in cells of so many pixels.
+COLOUR_CELL: Mapping[str, int] = {"patches": 1, "classes": 8}
+PATCH_SCALES = 3
 KL_WEIGHT = 0.02
+WARM_UP = 0.06  # share of the time in which generator and discriminator learn apart
 MIX_WEIGHT = 10.0
-MIX_EVERY = 2  # steps
+MIX_EVERY = 4  # steps
+ZOOM = (0.7, 1.0)
+WINDOW_HW = (128, 256)  # of larger pictures, training sees windows of this size
 RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
+BETAS = (0.5, 0.99)
 # Unlabelled, sky, road, building, vegetation ... people and two-wheelers.
 COMMON_TO_RARE = (19, 10, 0, 2, 8, 1, 9, 3, 4, 13, 14, 15, 16, 5, 7, 6, 11, 12, 17, 18)
 SIDE_MULTIPLE = 32
 
 
 def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
-    """Widths for a working size: five scales up to 256 pixels of width, six from there on."""
-    channels = (32, 64, 128, 192, 256) if size_hw[1] <= 256 else (24, 48, 96, 160, 224, 256)
+    """The generator for a working size. Widths are the same for all, so one can start another."""
     return LabelUNetConfig(
         size_hw=size_hw,
         label_planes=NUM_CLASSES,
         style_size=STYLE_SIZE,
-        channels=channels,
+        channels=(32, 64, 128, 192, 256),
         middle_blocks=2,
     )
 
@@ -67,6 +86,84 @@ def check_size(size_hw: tuple[int, int]) -> None:
             f"size {size_hw[1]}x{size_hw[0]} cannot be trained at",
             hint=f"both sides must be multiples of {SIDE_MULTIPLE}, from {2 * SIDE_MULTIPLE} on",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What judges know of the places in a batch.
+
+    Args:
+        planes: `(B, 20, H, W)` one-hot.
+        ids: `(B, H / 2, W / 2)` classes.
+        weights: `(21,)`, from `class_weights`.
+        change: Change of colours, the same for real and painted pictures.
+        mix: Whether mixed pictures are judged too.
+    """
+
+    planes: Tensor
+    ids: Tensor
+    weights: Tensor
+    change: ColourChange
+    mix: bool
+
+
+class PatchDiscriminator(nn.Module):
+    """Judge patches of a picture given its label planes, keeping all features for matching."""
+
+    def __init__(self, in_channels: int, width: int = 48) -> None:
+        super().__init__()
+        widths = (in_channels, width, 2 * width, 4 * width)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
+        self.layers.append(nn.Conv2d(4 * width, 4 * width, 3, 1, 1))
+        self.head = nn.Conv2d(4 * width, 1, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`(B, C, H, W)` to the features of every layer, the verdict last."""
+        features = []
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            x = F.leaky_relu(F.instance_norm(x) if index else x, 0.2)
+            features.append(x)
+        return [*features, self.head(x)]
+
+
+class PatchJudge(nn.Module):
+    """Patch discriminators at full size, half of it, and so on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(
+            PatchDiscriminator(3 + NUM_CLASSES) for _ in range(PATCH_SCALES)
+        )
+
+    def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+        """What the generator should lessen, and what these networks should; see `Scene`."""
+        planes = scene.planes.to(made.dtype)
+        x = torch.cat([torch.cat([made, real.to(made.dtype)]), torch.cat([planes, planes])], dim=1)
+        asked, caught, matching = [], [], []
+        for scale in self.scales:
+            *features, verdict = scale(x)
+            on_made, on_real = verdict.float().chunk(2)
+            asked.append(((on_made - 1) ** 2).mean())
+            caught.append(((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2)
+            matching.append(_matching([f.chunk(2) for f in features]))
+            x = F.avg_pool2d(x, 2)
+        match = torch.stack(matching).mean()
+        return (
+            torch.stack(asked).mean() + FEATURE_WEIGHT["patches"] * match,
+            torch.stack(caught).sum() / 2,
+        )
+
+    def knowledge(self, made: Tensor, real: Tensor, scene: Scene) -> Tensor:
+        """What to learn before the generator listens: to tell its pictures from real ones."""
+        return self.losses(made.detach(), real, scene)[1]
+
+
+def _matching(features: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Mean difference of features of painted and real pictures, layer by layer."""
+    return torch.stack(
+        [F.l1_loss(made.float(), true.detach().float()) for made, true in features]
+    ).mean()
 
 
 class DiscriminatorBlock(nn.Module):
@@ -86,11 +183,11 @@ class DiscriminatorBlock(nn.Module):
 
 
 class SegmentationDiscriminator(nn.Module):
-    """Name the class of every pixel, or that it is painted."""
+    """Name the class of every 2x2 cell, or that it is painted."""
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 128, 128)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192, 192)) -> None:
         super().__init__()
-        self.stem = spectral_norm(nn.Conv2d(3, widths[0], 3, padding=1))
+        self.stem = spectral_norm(nn.Conv2d(12, widths[0], 3, padding=1))
         self.down = nn.ModuleList(
             DiscriminatorBlock(a, b) for a, b in pairwise((widths[0], *widths))
         )
@@ -100,12 +197,42 @@ class SegmentationDiscriminator(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], NUM_CLASSES + 1, 1)
 
+    def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
+        """What the generator should lessen, and what this network should.
+
+        Args:
+            made: `(B, 3, H, W)` in [0, 1].
+            real: The same places.
+            scene: Their labels.
+        """
+        pictures = [made, real.to(made.dtype)]
+        if scene.mix:
+            keep, small = label_mask(scene.planes, scene.ids)
+            pictures.append((keep * real + (1 - keep) * made.detach()).to(made.dtype))
+        logits, features = self(scene.change(torch.cat(pictures)))
+        on_made, on_real, *on_mixed = logits.float().split(len(real))
+        asked = F.cross_entropy(on_made, scene.ids, scene.weights, ignore_index=UNLABELLED)
+        matching = _matching([f.split(len(real))[:2] for f in features])
+        painted = torch.full_like(scene.ids, PAINTED)
+        caught = F.cross_entropy(on_made, painted) + F.cross_entropy(
+            on_real, scene.ids, scene.weights, ignore_index=UNLABELLED
+        )
+        if scene.mix:
+            wanted = small * on_real + (1 - small) * on_made
+            caught = caught + MIX_WEIGHT * F.mse_loss(on_mixed[0], wanted.detach())
+        return asked + FEATURE_WEIGHT["classes"] * matching, caught
+
+    def knowledge(self, made: Tensor, real: Tensor, scene: Scene) -> Tensor:
+        """What to learn before the generator listens: to name classes."""
+        named, _ = self(scene.change(real))
+        return F.cross_entropy(named.float(), scene.ids, scene.weights, ignore_index=UNLABELLED)
+
     def forward(self, frame: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`(B, 3, H, W)` in [0, 1] to logits `(B, 21, H / 2, W / 2)` and the encoder's features."""
-        x = self.stem(2 * frame - 1)
-        skips = []
+        x = self.stem(F.pixel_unshuffle(2 * frame - 1, 2))  # all detail, at a quarter of the cost
+        skips: list[Tensor] = []
         for block in self.down:
-            x = F.avg_pool2d(block(x), 2)
+            x = block(F.avg_pool2d(x, 2) if skips else x)
             skips.append(x)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -132,7 +259,7 @@ class StyleEncoder(nn.Module):
 
 
 class FirstFrameTask:
-    """Generator against a segmentation discriminator.
+    """Generator against its judges.
 
     Args:
         pairs: Training pairs.
@@ -140,6 +267,8 @@ class FirstFrameTask:
         seed: Of weights and augmentation.
         batch: Pictures per step.
         device: Where to train.
+        started: Whether the generator will be a trained one.
+        judge: `patches` or `classes`.
     """
 
     name = "first-frame"
@@ -154,27 +283,34 @@ class FirstFrameTask:
         seed: int = 0,
         batch: int = 8,
         device: str = "cpu",
+        started: bool = False,
+        judge: JudgeKind = "patches",
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.network: nn.Module = LabelUNet(generator_config(size_hw))
         self.helpers = nn.ModuleDict(
-            {"style": StyleEncoder(STYLE_SIZE), "judge": SegmentationDiscriminator()}
+            {
+                "style": StyleEncoder(STYLE_SIZE),
+                "judge": PatchJudge() if judge == "patches" else SegmentationDiscriminator(),
+            }
         )
+        self._kind = judge
         for module in (self.network, self.helpers):
             module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
         judges = self.helpers["judge"].parameters()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "generator": torch.optim.Adam(makers, self.learning_rate, betas=(0.0, 0.99)),
-            "discriminator": torch.optim.Adam(judges, self.learning_rate, betas=(0.0, 0.99)),
+            "generator": torch.optim.Adam(makers, self.learning_rate, betas=BETAS),
+            "discriminator": torch.optim.Adam(judges, self.learning_rate, betas=BETAS),
         }
         self.steps = 0
+        self._started = started
 
         def make(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
             crops = [
-                data.crop_pair(pairs[i], size_hw, rng, zoom=(0.6, 1.0))
+                cut_window(*data.crop_pair(pairs[i], size_hw, rng, zoom=ZOOM), rng)
                 for i in rng.integers(len(pairs), size=batch)
             ]
             ids = [data.diversify_classes(ids, rng) for _, ids in crops]
@@ -183,62 +319,57 @@ class FirstFrameTask:
         self.batches = data.prefetch(make, seed)
 
     def step(self) -> Mapping[str, float]:
-        """One step of the generator and one of the discriminator, on the same pictures."""
+        """One step of generator and discriminator together, on the same pictures.
+
+        Both losses are read from one pass of the discriminator, each driving its own network.
+        """
         real, planes = (
             x.to(self.device, memory_format=torch.channels_last) for x in next(self.batches)
         )
         self.last = real, planes
+        self.steps += 1
         ids = halve(planes)
-        weights = class_weights(ids)
-        change = draw_colour_change(len(real), self.device)
-        judge = self.helpers["judge"]
+        scene = Scene(
+            planes=planes,
+            ids=ids,
+            weights=class_weights(ids),
+            change=draw_colour_change(len(real), self.device),
+            mix=self.steps % MIX_EVERY == 0,
+        )
+        judge = cast("PatchJudge | SegmentationDiscriminator", self.helpers["judge"])
+        warming = self.progress < WARM_UP
+        # An ignorant judge would only lead astray: until it knows something, the generator learns
+        # mean colours alone, and one that has been trained before nothing at all.
+        self.network.requires_grad_(not (warming and self._started))
         self.network.train()
-        judge.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
             style = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             fake = self.network(planes, style, torch.randn_like(planes[:, :1]))
-            named, on_fake = judge(change(fake))
-            with torch.no_grad():
-                _, on_real = judge(change(real))
-        adversarial = F.cross_entropy(named.float(), ids, weights, ignore_index=UNLABELLED)
-        matching = torch.stack(
-            [F.l1_loss(a.float(), b.float()) for a, b in zip(on_fake, on_real, strict=True)]
-        ).mean()
-        l1 = F.l1_loss(fake.float(), real)
+            judged = fake.detach().requires_grad_()
+            if warming:
+                asked = judged.sum() * 0
+                caught = judge.knowledge(judged, real, scene)
+            else:
+                asked, caught = judge.losses(judged, real, scene)
+        (wish,) = torch.autograd.grad(asked, [judged], retain_graph=True)
+        cell = 1 if warming else COLOUR_CELL[self._kind]
+        mine, theirs = (F.avg_pool2d(x.float(), cell) for x in (fake, real))
+        colour = F.l1_loss(mine, theirs)
         kl = kl_to_normal(mean.float(), log_variance.float())
-        loss = adversarial + FEATURE_WEIGHT * matching + L1_WEIGHT * l1 + KL_WEIGHT * kl
-        self.optimizers["generator"].zero_grad()
-        loss.backward()
-        self.optimizers["generator"].step()
-
-        judge.requires_grad_(True)
-        made = fake.detach().to(real.dtype)
-        self.steps += 1
-        mix = self.steps % MIX_EVERY == 0
-        with torch.autocast(self.device.type, torch.bfloat16):
-            pictures = [made, real]
-            if mix:
-                keep, small = label_mask(planes, ids)
-                pictures.append(keep * real + (1 - keep) * made)
-            logits = judge(change(torch.cat(pictures)))[0].float().split(len(real))
-        on_made, on_true = logits[0], logits[1]
-        painted = torch.full_like(ids, PAINTED)
-        judged = F.cross_entropy(on_made, painted) + F.cross_entropy(
-            on_true, ids, weights, ignore_index=UNLABELLED
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        torch.autograd.backward(
+            [fake, COLOUR_WEIGHT * colour + KL_WEIGHT * kl], [wish, torch.ones_like(kl)]
         )
-        if mix:
-            wanted = small * on_true + (1 - small) * on_made
-            judged = judged + MIX_WEIGHT * F.mse_loss(logits[2], wanted.detach())
-        self.optimizers["discriminator"].zero_grad()
-        judged.backward()
-        self.optimizers["discriminator"].step()
+        caught.backward(inputs=list(judge.parameters()))
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return {
-            "adversarial": adversarial.item(),
-            "matching": matching.item(),
-            "l1": l1.item(),
+            "asked": asked.item(),
+            "colour": colour.item(),
             "kl": kl.item(),
-            "discriminator": judged.item(),
+            "discriminator": caught.item(),
         }
 
     @torch.no_grad()
@@ -271,6 +402,28 @@ class FirstFrameTask:
         noise = torch.randn(planes[:, :1].shape, generator=generator).to(self.device)
         samples = [list(network(planes, style.expand(len(planes), -1), noise)) for style in styles]
         return grid_picture([list(maps), list(real), *samples])
+
+
+def cut_window(
+    picture: NDArray[np.uint8], train_ids: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Cut a random window out of a large picture: steps cost less, so there are more of them.
+
+    Args:
+        picture: `(H, W, 3)`.
+        train_ids: `(H, W)`.
+        rng: Source of the place.
+
+    Returns:
+        Both, no larger than `WINDOW_HW`.
+    """
+    height, width = (
+        min(side, limit) for side, limit in zip(train_ids.shape, WINDOW_HW, strict=True)
+    )
+    top = int(rng.integers(train_ids.shape[0] - height + 1))
+    left = int(rng.integers(train_ids.shape[1] - width + 1))
+    window = np.s_[top : top + height, left : left + width]
+    return picture[window], train_ids[window]
 
 
 def halve(planes: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.label_sets import NUM_BACKGROUND, NUM_CLASSES
+from seg2vid_cli.label_sets import NUM_BACKGROUND, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.training import data
@@ -52,6 +52,8 @@ TEACHER_WEIGHT = (0.2, 0.1)  # at the start, after the warm-up; per pixel of err
 SMOOTH_WEIGHT = 0.02
 CONSISTENCY_WEIGHT = 0.02
 HIDDEN_WEIGHT = 0.1
+APART_WEIGHT = 0.2  # per pixel that another foreground latent moves the background by
+APART_PX = 4  # around objects, where either may move
 
 
 class PosteriorEncoder(nn.Module):
@@ -86,14 +88,17 @@ class PosteriorEncoder(nn.Module):
 
 def shrink(batch: MotionBatch) -> MotionBatch:
     """Bring pictures to the motion network's size and the teacher to its pixels."""
-    frames = F.avg_pool2d(batch.frames.flatten(0, 1), DOWNSCALE).unflatten(
-        0, batch.frames.shape[:2]
+    frames, camera_frames, object_frames = (
+        F.avg_pool2d(clip.flatten(0, 1), DOWNSCALE).unflatten(0, clip.shape[:2])
+        for clip in (batch.frames, batch.camera_frames, batch.object_frames)
     )
     return MotionBatch(
         frames=frames,
         planes=F.avg_pool2d(batch.planes, DOWNSCALE),
         flow_px=batch.flow_px / DOWNSCALE,
         flow_back_px=batch.flow_back_px / DOWNSCALE,
+        camera_frames=camera_frames,
+        object_frames=object_frames,
     )
 
 
@@ -160,8 +165,8 @@ class MotionTask:
         """Mean and log variance `(B, rows, latent_size)`, background part first."""
         planes = batch.planes.split([NUM_BACKGROUND, NUM_CLASSES - NUM_BACKGROUND], dim=1)
         halves = [
-            self.helpers[name](batch.frames, half)
-            for name, half in zip(("background", "foreground"), planes, strict=True)
+            self.helpers["background"](batch.camera_frames, planes[0]),
+            self.helpers["foreground"](batch.object_frames, planes[1]),
         ]
         mean, log_variance = (
             torch.cat(parts, dim=-1).float() for parts in zip(*halves, strict=True)
@@ -178,8 +183,12 @@ class MotionTask:
             mean, log_variance = self.posterior(batch)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             output = self.network(first, batch.planes, latents)
+            other = latents.detach().clone()
+            other[..., MOTION.background_latents :].normal_()
+            elsewhere = self.network(first, batch.planes, other)
         progress = min(self.progress / WARM_UP, 1.0)
         parts = motion_losses(output, batch)
+        parts["apart"] = background_change(output, elsewhere, batch.planes)
         parts["kl"] = kl_to_normal(mean, log_variance)
         start, end = TEACHER_WEIGHT
         loss = (
@@ -189,6 +198,7 @@ class MotionTask:
             + CONSISTENCY_WEIGHT * parts["consistency"]
             + HIDDEN_WEIGHT * parts["hidden"]
             + 0.2 * parts["visibility"]
+            + APART_WEIGHT * parts["apart"]
             + KL_WEIGHT * min(2 * progress, 1.0) * parts["kl"]
         )
         self.optimizers["network"].zero_grad()
@@ -230,6 +240,7 @@ def motion_losses(output: FlowOutput, batch: MotionBatch) -> dict[str, Tensor]:
     """All losses of one batch but the KL, unweighted."""
     frames_later = batch.frames[:, 1:].flatten(0, 1)
     num_frames = batch.frames.shape[1] - 1
+    assert output.flow_back is not None
     first = batch.frames[:, 0].repeat_interleave(num_frames, dim=0)
     flow = masked_flow_px(output.flow, output.visibility)
     back = masked_flow_px(output.flow_back, output.visibility_back)
@@ -265,6 +276,29 @@ def motion_losses(output: FlowOutput, batch: MotionBatch) -> dict[str, Tensor]:
         "hidden": (1 - visible).mean() + (1 - visible_back).mean(),
         "visibility": F.binary_cross_entropy(guess, target),
     }
+
+
+def background_change(output: FlowOutput, other: FlowOutput, planes: Tensor) -> Tensor:
+    """How far two outputs differ away from objects, in pixels.
+
+    Args:
+        output: What the first frame's own latents give; not changed by this loss.
+        other: With another foreground latent.
+        planes: `(B, 20, H, W)` label planes of the first frame.
+    """
+    objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
+    near = F.max_pool2d(objects, 2 * APART_PX + 1, 1, APART_PX) > 0
+    away = (~near).to(planes.dtype).repeat_interleave(output.flow.shape[2], dim=0)
+    assert output.flow_back is not None
+    assert other.flow_back is not None
+    changes = [
+        masked_flow_px(mine, seen).detach() - masked_flow_px(theirs, theirs_seen)
+        for mine, seen, theirs, theirs_seen in (
+            (output.flow, output.visibility, other.flow, other.visibility),
+            (output.flow_back, output.visibility_back, other.flow_back, other.visibility_back),
+        )
+    ]
+    return torch.stack([masked_mean(change.abs(), away) for change in changes]).sum()
 
 
 @torch.no_grad()

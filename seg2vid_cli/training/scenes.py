@@ -35,6 +35,9 @@ FINER = 2  # points per pixel and axis that are moved, so that near things have 
 LARGEST = 0.5  # share of its distance at which a thing leaves the clip, twice as large
 
 
+Drive = list[tuple[NDArray[np.float32], float, float]]  # place, heading, pitch per later frame
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """A still with depth.
@@ -75,13 +78,24 @@ class MovedStills:
         self.pairs, self.num_frames, self.size_hw = pairs, num_frames, size_hw
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """One clip as `MotionClips.draw` gives it; the teacher is exact."""
+        """One clip as `MotionClips.draw` gives it, with an exact teacher, and two more clips.
+
+        The first of the two has the same camera motion and other objects' motion, the second the
+        same objects' motion and another camera's: so that neither half of the latent can say what
+        the other half is for.
+        """
         pair = self.pairs[int(rng.integers(len(self.pairs)))]
         picture, ids = data.crop_pair(pair, self.size_hw, rng, zoom=(0.75, 1.0))
         picture = data.jitter_colours(picture, rng, 0.6)
         scene = build_scene(picture, np.ascontiguousarray(ids), rng)
-        frames, teacher = move(scene, self.num_frames, rng)
-        return frames, data.diversify_classes(scene.train_ids, rng), teacher
+        room = _room_ahead(scene)
+        drive, other_drive = (draw_drive(self.num_frames, room, rng) for _ in range(2))
+        velocity, other_velocity = (draw_velocities(scene, drive, rng) for _ in range(2))
+        frames, teacher = move(scene, drive, velocity, rng)
+        same_camera, _ = move(scene, drive, other_velocity, rng)
+        same_objects, _ = move(scene, other_drive, velocity, rng)
+        ids = data.diversify_classes(scene.train_ids, rng)
+        return frames, ids, teacher, same_camera, same_objects
 
 
 class MixedClips:
@@ -202,20 +216,22 @@ def _contact(
 
 
 def move(
-    scene: Scene, num_frames: int, rng: np.random.Generator
+    scene: Scene, drive: Drive, velocities: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Drive a camera through a scene.
 
     Args:
         scene: The still.
-        num_frames: T.
-        rng: Source of the choices.
+        drive: Pose of the camera at each of T later frames.
+        velocities: Of the objects, from `draw_velocities`.
+        rng: Decides what comes into sight.
 
     Returns:
         Frames uint8 `(T + 1, H, W, 3)`, and as float16 `(2, T, 2, H/2, W/2)` every second pixel of
         the exact flows: from frame t to the first, and from the first to frame t.
     """
     height, width = scene.depth.shape
+    num_frames = len(drive)
     x, y = np.meshgrid(
         (np.arange(width * FINER, dtype=np.float32) + 0.5) / FINER - 0.5,
         (np.arange(height * FINER, dtype=np.float32) + 0.5) / FINER - 0.5,
@@ -230,13 +246,11 @@ def move(
             depth,
         ]
     )
-    poses = _drive(num_frames, _room_ahead(scene), rng)
-    path = float(poses[-1][0][2])
-    velocity = _velocities(scene, path, num_frames, rng)[objects].transpose(2, 0, 1)
+    velocity = velocities[objects].transpose(2, 0, 1)
     unseen = _other_content(scene.picture, rng)
     frames = [scene.picture]
     teacher = np.empty((2, num_frames, 2, height // 2, width // 2), np.float16)
-    for t, (place, heading, pitch) in enumerate(poses):
+    for t, (place, heading, pitch) in enumerate(drive):
         seen = points + velocity * (t + 1) - place[:, None, None]
         cos, sin = np.float32(np.cos(heading)), np.float32(np.sin(heading))
         across = cos * seen[0] - sin * seen[2]
@@ -272,10 +286,9 @@ def _room_ahead(scene: Scene) -> float:
     return (1 - LARGEST) * min(nearest, FARTHEST)
 
 
-def _velocities(
-    scene: Scene, path: float, num_frames: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def draw_velocities(scene: Scene, drive: Drive, rng: np.random.Generator) -> NDArray[np.float32]:
     """Own velocity of every object, row 0 for what stands still: right, down, ahead."""
+    num_frames, path = len(drive), float(drive[-1][0][2])
     width = scene.depth.shape[1]
     velocity = np.zeros((int(scene.objects.max()) + 1, 3), np.float32)
     for number in range(1, len(velocity)):
@@ -301,9 +314,7 @@ def _velocities(
     return velocity
 
 
-def _drive(
-    num_frames: int, room: float, rng: np.random.Generator
-) -> list[tuple[NDArray[np.float32], float, float]]:
+def draw_drive(num_frames: int, room: float, rng: np.random.Generator) -> Drive:
     """Place, heading (radians, to the right) and pitch of the camera at every later frame."""
     speed = 0.0 if rng.random() < STANDS else rng.uniform(0.0, 0.85)
     speed = min(speed, room / num_frames * rng.uniform(0.5, 1.0))
