@@ -26,6 +26,7 @@ from seg2vid_cli.label_sets import TRAIN_ID_OF_LABEL
 from seg2vid_cli.labels import LabelMap, instance_edges
 from seg2vid_cli.motion import predict_motion
 from seg2vid_cli.refine import refine_frames
+from seg2vid_cli.saliency import to_network_units
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.importers import KINDS
 from seg2vid_cli.weights.importers.convert import import_tensors
@@ -124,6 +125,8 @@ class Case:
     image_channels: int = 0
     label_channels: int = 0
     latent_rows: int = 0
+    alpha: float | None = None
+    ema_layer: int | None = None
 
     @property
     def kind(self):
@@ -172,6 +175,8 @@ def build(case):
 def run(case, networks=None):
     """This package's outputs, by name, in the layout of the case's file."""
     networks = networks or build(case)
+    if case.kind == "salema":
+        return _run_salema(case, networks)
     made = _run_seg2vid if case.kind.startswith("seg2vid") else _run_pix2pixhd
     return made(case, networks)
 
@@ -188,10 +193,11 @@ def seg2vid_inputs(case, seed):
 
 def _run_seg2vid(case, networks):
     frame, planes, latents = seg2vid_inputs(case, case.seed)
-    raw, joined = [], {}
-    hook = networks["motion"].register_forward_hook(lambda *call: raw.append(call[-1]))
+    joined = {}
     for number in range(case.passes):
-        motion = predict_motion(
+        with CPU.run():
+            raw = networks["motion"](frame, planes, latents)
+        (motion,) = predict_motion(
             networks["motion"], frame, planes, latents, downscale=1, compute=CPU
         )
         warped = backward_warp(frame.expand(len(motion.flow_px), -1, -1, -1), motion.flow_px)
@@ -202,15 +208,14 @@ def _run_seg2vid(case, networks):
         outputs = {
             "warped": warped,
             "refined": refined,
-            "flow": raw[-1].flow[0].transpose(0, 1),
-            "flow_back": raw[-1].flow_back[0].transpose(0, 1),
+            "flow": raw.flow[0].transpose(0, 1),
+            "flow_back": raw.flow_back[0].transpose(0, 1),
             "occ_fw": motion.visibility,
-            "occ_bw": raw[-1].visibility_back[0],
+            "occ_bw": raw.visibility_back[0],
         }
         for name, value in outputs.items():
             joined.setdefault(name, []).append(value)
         frame, planes = refined[-1:], backward_warp(planes, motion.flow_px[-1:])
-    hook.remove()
     arrays = {name: torch.cat(values)[..., ::2, ::2].numpy() for name, values in joined.items()}
     return {n: a.swapaxes(0, 1) if n.startswith("flow") else a for n, a in arrays.items()}
 
@@ -229,6 +234,22 @@ def _run_pix2pixhd(case, networks):
     with CPU.run():
         image = networks["first_frame"](planes)
     return {"edges": edges, "image": image[0].numpy()}
+
+
+def _run_salema(case, networks):
+    """A clip with memory, in two calls, and each of its frames by the network without memory."""
+    remembering = networks["saliency"]
+    config = remembering.config
+    assert config.ema_layer == case.ema_layer
+    assert abs(config.ema_weight - 1 / (1 + np.exp(-case.alpha))) < 1e-12
+    (forgetting,) = import_tensors(case.checkpoint(), "salbce").stages.values()
+    frames = torch.cat([made_image(case.seed + i, 3, *case.size) for i in range(3)])
+    inputs = to_network_units(frames)
+    with CPU.run():
+        first, memory = remembering(inputs[:2])
+        last, _ = remembering(inputs[2:], memory)
+        single = forgetting.network()(inputs)
+    return {"ema": torch.cat([first, last])[:, 0].numpy(), "single": single[:, 0].numpy()}
 
 
 def largest_difference(expected, found):

@@ -26,9 +26,10 @@ from test_pix2pixhd import GLOBAL, LOCAL
 
 from seg2vid_cli.errors import CheckpointError, InputError
 from seg2vid_cli.networks.pix2pixhd import GlobalGenerator, LocalEnhancer
+from seg2vid_cli.networks.salgan import Salgan, SalganConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.weights.importers import KINDS, convert, pix2pixhd, seg2vid
+from seg2vid_cli.weights.importers import ARCHIVES, KINDS, convert, pix2pixhd, salgan, seg2vid
 from seg2vid_cli.weights.importers.checkpoint import open_checkpoint, unwrap
 from seg2vid_cli.weights.importers.convert import import_checkpoint, import_tensors
 from seg2vid_cli.weights.load import config_from_dict, load_strictly, read_bundle
@@ -51,6 +52,11 @@ DEEP_LOCAL = replace(
     blocks=9,
     detail_blocks=3,
     size_hw=(1024, 2048),
+)
+
+
+SALIENCY = SalganConfig(
+    size_hw=(32, 32), encoder_channels=(2, 3, 3, 4, 4), decoder_channels=(4, 4, 3, 2, 2)
 )
 
 
@@ -96,14 +102,30 @@ def local_enhancer(label_planes=35):
     return originals(network, pix2pixhd.LOCAL)
 
 
+def salgan_archive():
+    return originals(Salgan(SALIENCY), salgan.LASAGNE)
+
+
+def salbce():
+    return originals(Salgan(SALIENCY), salgan.torch_table(""))
+
+
+def salema():
+    return originals(Salgan(SALIENCY), salgan.torch_table("salgan."))
+
+
 MAKERS = {
     "seg2vid-two-path": two_path,
     "seg2vid-one-path": one_path,
     "seg2vid-no-labels": no_labels,
     "pix2pixhd-global": global_generator,
     "pix2pixhd-local": local_enhancer,
+    "salgan": salgan_archive,
+    "salbce": salbce,
+    "salema": salema,
 }
 EVERY_KIND = pytest.mark.parametrize("kind", MAKERS)
+EVERY_TORCH_KIND = pytest.mark.parametrize("kind", [k for k in MAKERS if k not in ARCHIVES])
 
 
 def saved(path, data, **options):
@@ -164,7 +186,7 @@ def test_every_kind_has_a_title_and_the_list_loads_no_torch():
 # ---- whole way -----------------------------------------------------------------------------------
 
 
-@EVERY_KIND
+@EVERY_TORCH_KIND
 def test_round_trip_gives_files_that_load_strictly(tmp_path, kind):
     source = MAKERS[kind]()
     path = saved(tmp_path / "original.pth", source)
@@ -195,10 +217,12 @@ FACTS = {  # label set, frame rate and stages
     "seg2vid-no-labels": ("none", 25.0, ["motion", "refine"]),
     "pix2pixhd-global": ("cityscapes-35", None, ["first_frame"]),
     "pix2pixhd-local": ("cityscapes-35", None, ["first_frame"]),
+    "salbce": ("none", None, ["saliency"]),
+    "salema": ("none", None, ["saliency"]),
 }
 
 
-@EVERY_KIND
+@EVERY_TORCH_KIND
 def test_the_folder_is_a_bundle(tmp_path, kind):
     path = saved(tmp_path / "a.pth", MAKERS[kind]())
     result = import_checkpoint(path, kind, tmp_path / "made")
@@ -214,12 +238,15 @@ def test_the_folder_is_a_bundle(tmp_path, kind):
         loaded = bundle.network(name).state_dict()
         assert all(torch.equal(loaded[n], t) for n, t in stage.tensors.items())
     spec = describe_bundle(tmp_path / "made")
-    assert spec.license == "not stated by the authors"
+    unnamed = "not known to us; ask the authors"
+    assert spec.license == (unnamed if stages == ["saliency"] else "not stated by the authors")
     assert spec.title == KINDS[kind]
-    assert spec.source.startswith(("Pan et al., ", "Wang et al., "))
+    assert spec.source.startswith(
+        ("Pan et al., ", "Wang et al., ", "SalBCE, ", "Linardos et al., ")
+    )
 
 
-@EVERY_KIND
+@EVERY_TORCH_KIND
 def test_the_card_says_what_was_made_from_what(tmp_path, kind):
     tensors = MAKERS[kind]()
     path = saved(tmp_path / "model.pth.tar", {"state_dict": tensors, "epoch": 3})
@@ -389,6 +416,7 @@ def test_stages_options_and_sizes_of_the_kinds():
         (128, 128),
         (512, 1024),
         (1024, 2048),
+        *[(192, 256)] * 3,
     ]
     assert flows["seg2vid-two-path"].background_latents == 3
     assert flows["seg2vid-two-path"].foreground_latents == 5
@@ -402,6 +430,8 @@ def test_imported_networks_run(kind):
         network, config = stage.network(), stage.part.config
         if name == "first_frame":
             inputs = [torch.rand(1, 36, config.smallest, config.smallest)]
+        elif name == "saliency":
+            inputs = [torch.rand(1, 3, 32, 32)]
         elif name == "refine":
             inputs = [torch.rand(1, config.image_channels, 128, 128)]
         else:
@@ -636,7 +666,10 @@ def test_files_from_before_batch_norm_counted():
 @pytest.mark.parametrize("given", MAKERS)
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_checkpoint_of_another_kind_is_an_error(given, kind):
-    if given == kind:
+    if given == kind or {given, kind} == {
+        "salbce",
+        "salema",
+    }:  # one network, with memory and without
         return
     with pytest.raises(CheckpointError) as error:
         import_tensors(MAKERS[given](), kind)
@@ -739,7 +772,7 @@ def test_a_numpy_archive_is_refused_as_what_it_is(tmp_path):
         save(path, weights=np.ones(3), bias=np.ones(1))
         with pytest.raises(CheckpointError, match=r"a\.npz: is a NumPy archive") as error:
             import_checkpoint(path, "seg2vid-two-path", tmp_path / "made")
-        assert error.value.hint == "no kind is imported from one yet"
+        assert error.value.hint == "SalGAN's is one: import it with --as salgan"
         assert not (tmp_path / "made").exists()
 
 

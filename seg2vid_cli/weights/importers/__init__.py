@@ -16,6 +16,9 @@ Kind = Literal[
     "seg2vid-no-labels",
     "pix2pixhd-global",
     "pix2pixhd-local",
+    "salgan",
+    "salbce",
+    "salema",
 ]
 KINDS: Mapping[Kind, str] = MappingProxyType(
     {
@@ -24,5 +27,10 @@ KINDS: Mapping[Kind, str] = MappingProxyType(
         "seg2vid-no-labels": "seg2vid without labels (UCF-101, KTH)",
         "pix2pixhd-global": "pix2pixHD's global generator (Cityscapes label ids and borders)",
         "pix2pixhd-local": "pix2pixHD's local enhancer, 1024p (Cityscapes label ids and borders)",
+        "salgan": "SalGAN's generator, a Lasagne archive (.npz): where people look in a picture",
+        "salbce": "SalBCE, SalGAN's generator in PyTorch: where people look in a picture",
+        "salema": "SalEMA: where people look in a video",
     }
 )
+# Kinds that are NumPy archives; the others are PyTorch checkpoints.
+ARCHIVES: frozenset[Kind] = frozenset({"salgan"})

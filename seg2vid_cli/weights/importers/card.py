@@ -26,8 +26,22 @@ SOURCES: Mapping[Kind, tuple[str, str]] = {
             "https://github.com/NVIDIA/pix2pixHD",
         ),
     ),
+    "salgan": (
+        "Pan et al., SalGAN: Visual Saliency Prediction with Generative Adversarial Networks, 2017",
+        "https://imatge-upc.github.io/saliency-salgan-2017/",
+    ),
+    "salbce": (
+        "SalBCE, SalGAN's generator trained in PyTorch",
+        "https://github.com/juanjo3ns/SalBCE",
+    ),
+    "salema": (
+        "Linardos et al., Simple vs complex temporal recurrences for video saliency prediction, "
+        "BMVC 2019",
+        "https://github.com/Linardos/SalEMA",
+    ),
 }
 NOT_STATED = "not stated by the authors"
+NOT_KNOWN = "not known to us; ask the authors"  # what there is was not at hand
 
 
 def write_card(
@@ -49,8 +63,12 @@ def write_card(
     """
     paper, address = SOURCES[kind]
     name, (height, width) = description["name"], description["size_hw"]
+    unnamed = NOT_KNOWN if "saliency" in description["stages"] else NOT_STATED
+    licence = _one_line(license_name or unnamed)
     motion = "motion" in description["stages"]
-    if not motion:
+    if "saliency" in description["stages"]:
+        use = f"seg2vid saliency CLIP.mp4 -o out.mp4 --weights {name}"
+    elif not motion:
         use = f"seg2vid generate LABELS.png -o out.mp4 --first-frame-weights {name}"
     elif description["labels"] == "none":
         use = f"seg2vid generate -o out.mp4 --weights {name} --first-frame PICTURE.png"
@@ -64,7 +82,7 @@ def write_card(
     return (
         f"""---
 license: other
-license_name: {json.dumps(_one_line(license_name or NOT_STATED), ensure_ascii=False)}
+license_name: {json.dumps(licence, ensure_ascii=False)}
 library_name: seg2vid
 title: {KINDS[kind]}
 source: {paper}, {address}
@@ -80,7 +98,7 @@ source: {paper}, {address}
 - Trained at {width}x{height}{rate}. Label set: {description["labels"]}.
 - Made by: {paper}. Code and checkpoints: {address}
 - Checkpoint: `{path.name}`, sha256 `{file_sha256(path)}`
-- Licence of the weights: {_one_line(license_name or NOT_STATED)}. Whoever passes them on has to
+- Licence of the weights: {licence}. Whoever passes them on has to
   find out what their authors, and the data they were trained on, allow.
 
 ## Use

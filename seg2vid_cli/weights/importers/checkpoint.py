@@ -1,4 +1,7 @@
-"""An original checkpoint's file to its tensors, without running anything that is in it."""
+"""An original checkpoint's file to its tensors, without running anything that is in it.
+
+PyTorch checkpoints are opened as weights only, NumPy archives without pickles.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +26,7 @@ BESIDE_WEIGHTS = "state of the training run"
 _TRAINING_STATE = ("optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler")
 _PARALLEL = "module."  # nn.DataParallel
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's own message
+_ARRAY = re.compile(r"arr_\d{1,4}")  # what NumPy calls arrays that were saved without names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,53 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return unwrap(data)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def open_archive(path: Path) -> Checkpoint:
+    """Read a NumPy archive (`.npz`) of arrays without names, `arr_0`, `arr_1` and so on.
+
+    Raises:
+        InputError: The file cannot be read at all.
+        CheckpointError: Not such an archive, damaged, or it holds more than floating-point numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if head != b"PK\x03\x04" or not _is_npz(path):
+        raise CheckpointError(
+            f"{path}: is not a NumPy archive, or is incomplete",
+            hint="give the authors' .npz file; .pt files are imported with --as salbce or salema",
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if strange := [name for name in archive.files if not _ARRAY.fullmatch(name)]:
+                raise CheckpointError(
+                    f"{path}: {len(strange)} arrays are not known, first {strange[0]!r}"
+                )
+            return Checkpoint(
+                tensors={name: _tensor(name, archive[name], path) for name in archive.files},
+                dropped={},
+            )
+    except CheckpointError:
+        raise
+    except MemoryError as error:
+        raise CheckpointError(f"{path}: does not fit into memory") from error
+    except Exception as error:  # a damaged archive can fail in any way
+        if "allow_pickle" in str(error):
+            raise CheckpointError(
+                f"{path}: refused, nothing in it was run: it holds Python objects, and loading "
+                "them could run any program",
+                hint="give the .npz file as its authors published it",
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _tensor(name: str, array: object, path: Path) -> Tensor:
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise CheckpointError(f"{path}: '{name}' holds no floating-point numbers of up to 64 bits")
+    return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
 
 
 def unwrap(data: object) -> Checkpoint:
@@ -115,7 +167,7 @@ def _check_head(path: Path) -> None:
     elif head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
         what, hint = "is an archive", "unpack it and give the checkpoint in it"
     elif head[:4] == b"PK\x03\x04" and _is_npz(path):
-        what, hint = "is a NumPy archive", "no kind is imported from one yet"
+        what, hint = "is a NumPy archive", "SalGAN's is one: import it with --as salgan"
     elif head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
         what = "is not a PyTorch checkpoint"
     if what:

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seg2vid_cli.errors import CheckpointError, InputError
-from seg2vid_cli.weights.importers import KINDS, Kind, pix2pixhd, seg2vid
+from seg2vid_cli.weights.importers import ARCHIVES, KINDS, Kind, pix2pixhd, salgan, seg2vid
 from seg2vid_cli.weights.importers.card import write_card
-from seg2vid_cli.weights.importers.checkpoint import StateDict, open_checkpoint
+from seg2vid_cli.weights.importers.checkpoint import StateDict, open_archive, open_checkpoint
 from seg2vid_cli.weights.importers.layout import COUNTER, Conversion, Part, check_shapes
 from seg2vid_cli.weights.load import BUNDLE_FILE, LABEL_SETS, PLANES, load_strictly, read_bundle
 from seg2vid_cli.weights.registry import CARD_FILE, check_name
@@ -35,6 +35,9 @@ _LAYOUTS: Mapping[Kind, tuple[Callable[[StateDict], Conversion], _Describe]] = {
     "seg2vid-no-labels": (seg2vid.convert, seg2vid.describe),
     "pix2pixhd-global": (pix2pixhd.convert_global, pix2pixhd.describe),
     "pix2pixhd-local": (pix2pixhd.convert_local, pix2pixhd.describe),
+    "salgan": (salgan.convert_archive, salgan.describe),
+    "salbce": (salgan.convert_torch, salgan.describe),
+    "salema": (salgan.convert_salema, salgan.describe),
 }
 
 
@@ -150,7 +153,7 @@ def import_checkpoint(
 
     Raises:
         InputError: Unknown kind, or a file that cannot be read or written.
-        CheckpointError: See `open_checkpoint` and `import_tensors`.
+        CheckpointError: See `open_checkpoint`, `open_archive` and `import_tensors`.
     """
     if kind not in KINDS:
         raise InputError(f"kind '{kind}' is not known", hint=f"use one of {', '.join(KINDS)}")
@@ -161,7 +164,7 @@ def import_checkpoint(
     check_name(name)
     _check_empty(folder)
     known: Kind = kind  # type: ignore[assignment]  # mypy does not narrow by a mapping's keys
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_archive(path) if known in ARCHIVES else open_checkpoint(path)
     try:
         result = import_tensors(checkpoint.tensors, known)
         description = _describe(result, name, fps)
@@ -209,7 +212,8 @@ def _check_empty(folder: Path) -> None:
 def _describe(result: Import, name: str, fps: float | None) -> dict[str, Any]:
     """The contents of `bundle.json`."""
     (first, *_) = result.stages.values()
-    planes, known = first.part.config.label_planes, PLANES[first.part.family]
+    planes = getattr(first.part.config, "label_planes", 0)  # those for saliency read no labels
+    known = PLANES.get(first.part.family, (planes,))
     if planes not in known:
         counts = " or ".join(map(str, known))
         raise CheckpointError(
@@ -257,6 +261,9 @@ def _hint(source: StateDict, kind: Kind) -> str | None:
         ("model1_1.1.weight", "pix2pixhd-local"),
         ("model.1.weight", "pix2pixhd-global"),
         ("encoder.econv1.main.0.weight", "seg2vid-two-path"),
+        ("arr_0", "salgan"),
+        ("salgan.0.weight", "salema"),
+        ("0.weight", "salbce"),
     )
     found = next((other for mark, other in marks if mark in source), None)
     if (
