@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from seg2vid_cli.errors import DeviceError
 
+T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -32,6 +37,30 @@ class Compute:
     precision: str
     reason: str
 
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Make a network fast to run here: norms folded, channels last, the number format fixed.
+
+        Args:
+            network: In evaluation mode; changed, and not to be trained again.
+        """
+        fold_norms(network)
+        dtype = _DTYPES[self.precision]
+        for module in network.modules():  # norms that are left keep their statistics in float32
+            if not isinstance(module, _NORMS):
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(dtype)
+        network.to(self.device)
+        for parameter in network.parameters():
+            if parameter.dim() in _CHANNELS_LAST:
+                parameter.data = parameter.data.contiguous(
+                    memory_format=_CHANNELS_LAST[parameter.dim()]
+                )
+        return network
+
+    def lay_out(self, x: Tensor) -> Tensor:
+        """Bring a network's input `(B, C, H, W)` into the memory layout of prepared weights."""
+        return x.contiguous(memory_format=torch.channels_last)
+
     @contextmanager
     def run(self) -> Iterator[None]:
         """Run networks here: no gradients, the chosen number format, repeatable kernels."""
@@ -45,10 +74,45 @@ class Compute:
             torch.backends.cudnn.deterministic = deterministic
 
 
+class RowLimit:
+    """How many rows of a batch a network takes at once; halved whenever a GPU runs out of memory.
+
+    Args:
+        limit: Rows at first; no limit if not given.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+
+    def run(self, count: int, work: Callable[[int, int], Sequence[T]]) -> list[T]:
+        """Do `count` rows in pieces.
+
+        Args:
+            count: Rows in all.
+            work: From the first row and one past the last to one result per row.
+
+        Raises:
+            torch.OutOfMemoryError: Not even one row fits.
+        """
+        done: list[T] = []
+        while len(done) < count:
+            first = len(done)
+            last = min(count, first + (self.limit or count))
+            try:
+                done += work(first, last)
+            except torch.OutOfMemoryError:
+                if last - first == 1:
+                    raise
+                self.limit = (last - first) // 2
+                torch.cuda.empty_cache()
+        return done
+
+
 def resolve_compute(device: str = "auto", precision: Precision = "auto") -> Compute:
     """Pick a device (cuda, mps, cpu in this order) and a number format.
 
-    `auto` precision is bf16 on GPUs that have it, fp16 on older CUDA GPUs, and fp32 elsewhere.
+    `auto` precision is bf16 on GPUs and CPUs that compute in it, fp16 on older CUDA GPUs, and fp32
+    elsewhere.
 
     Raises:
         DeviceError: This machine, or this build of torch, does not have what was asked for.
@@ -66,7 +130,36 @@ def resolve_compute(device: str = "auto", precision: Precision = "auto") -> Comp
     picked = "fp32"
     if chosen.type == "cuda":
         picked = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    elif chosen.type == "cpu" and _cpu_computes_bf16():
+        picked = "bf16"
     return Compute(device=chosen, precision=picked, reason=f"device {how}, precision by device")
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether convolutions run in bf16 units, and not in emulation, which is slower than fp32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Put batch norms that directly follow a convolution into its weights, in place.
+
+    Args:
+        network: In evaluation mode.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for index in range(len(module) - 1):
+                layer, norm = module[index], module[index + 1]
+                module[index], module[index + 1] = _folded(layer, norm)
+        elif isinstance(getattr(module, "bn", None), _NORMS):
+            module.conv, module.bn = _folded(module.conv, module.bn)
+
+
+def _folded(layer: Any, norm: Any) -> tuple[Any, Any]:
+    if not isinstance(layer, _CONVOLUTIONS) or not isinstance(norm, _NORMS):
+        return layer, norm
+    transpose = isinstance(layer, nn.ConvTranspose2d)
+    return fuse_conv_bn_eval(layer, norm, transpose=transpose), nn.Identity()
 
 
 def _best_device() -> torch.device:

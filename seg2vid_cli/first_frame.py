@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.device import Compute, draw_normal
+from seg2vid_cli.device import Compute
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels, padded_size
 from seg2vid_cli.networks.label_unet import LabelUNet
@@ -27,6 +27,7 @@ from seg2vid_cli.networks.pix2pixhd import (
     LocalConfig,
     LocalEnhancer,
 )
+from seg2vid_cli.sample import Sample
 
 MAX_PIXELS = 64 * 1024 * 1024
 ASPECT_TOLERANCE = 0.02
@@ -36,23 +37,21 @@ FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
 
 
 def paint_first_frame(
-    network: LabelUNet, planes: Tensor, *, seed: int, variant: int, compute: Compute
+    network: LabelUNet, planes: Tensor, *, sample: Sample, compute: Compute
 ) -> Tensor:
-    """Paint label planes in a look drawn from the seed.
+    """Paint label planes in a look drawn from a sample.
 
     Args:
         network: The generator.
         planes: `(1, K, H, W)` one-hot, on the compute device; sides multiples of `config.multiple`.
-        seed: Decides light and colours.
-        variant: Number of the sample under this seed.
+        sample: Its appearance decides light and colours.
         compute: Where to run.
 
     Returns:
         `(1, 3, H, W)` float32 in [0, 1].
     """
-    seeds = {"seed": seed, "variant": variant}
-    style = draw_normal((1, network.config.style_size), purpose="appearance", **seeds)
-    noise = draw_normal((1, 1, *planes.shape[-2:]), purpose="texture", **seeds)
+    style = sample.draw((1, network.config.style_size), part="appearance", purpose="appearance")
+    noise = sample.draw((1, 1, *planes.shape[-2:]), part="appearance", purpose="texture")
     with compute.run():
         frame: Tensor = network(planes, style.to(compute.device), noise.to(compute.device)).float()
     return frame

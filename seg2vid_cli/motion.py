@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.device import Compute, draw_normal
-from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
-from seg2vid_cli.warp import half_images_to_px
+from seg2vid_cli.device import Compute, RowLimit
+from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
+from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
+from seg2vid_cli.sample import MOTION, Sample
+from seg2vid_cli.warp import backward_warp, half_images_to_px
+
+OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +27,79 @@ class Motion:
     Args:
         flow_px: `(T, 2, H, W)` in pixels, channel 0 right, 1 down: frame t shows at a pixel what
             the source frame has at that pixel plus `flow_px`. This is the offset the warp uses.
-        forward_flow_px: `(T, 2, H, W)` in pixels: where each pixel of the source frame goes.
+        forward_flow_px: `(T, 2, H, W)` in pixels: where each pixel of the source frame goes; None
+            where it was not asked for.
         visibility: `(T, H, W)` in [0, 1]; 1 = this place of frame t is visible in the source frame.
     """
 
     flow_px: Tensor
-    forward_flow_px: Tensor
+    forward_flow_px: Tensor | None
     visibility: Tensor
 
+    def at(self, times: Sequence[Fraction]) -> Motion:
+        """Motion at other moments, along straight lines between the predicted ones.
 
-def sample_latents(config: FlowConfig, *, seed: int, variant: int) -> Tensor:
+        Args:
+            times: In steps of the network's frame rate, above 0 and up to T; 1 is the first frame.
+        """
+        if list(times) == list(range(1, len(times) + 1)):  # the usual case: nothing to compute
+            count = len(times)
+            forward = self.forward_flow_px
+            return Motion(
+                flow_px=self.flow_px[:count],
+                forward_flow_px=None if forward is None else forward[:count],
+                visibility=self.visibility[:count],
+            )
+        whole = [math.ceil(time) - 1 for time in times]
+        shares = [float(time - index) for time, index in zip(times, whole, strict=True)]
+        return Motion(
+            flow_px=_between(self.flow_px, whole, shares, start=0.0),
+            forward_flow_px=None
+            if self.forward_flow_px is None
+            else _between(self.forward_flow_px, whole, shares, start=0.0),
+            visibility=_between(self.visibility, whole, shares, start=1.0),
+        )
+
+    def scaled(self, factor: float) -> Motion:
+        """The same motion, so many times as far."""
+        if factor == 1:
+            return self
+        forward = self.forward_flow_px
+        return replace(
+            self,
+            flow_px=self.flow_px * factor,
+            forward_flow_px=None if forward is None else forward * factor,
+        )
+
+
+def _between(values: Tensor, whole: list[int], shares: list[float], *, start: float) -> Tensor:
+    """Rows `whole - 1` and `whole` of `values` mixed by `shares`; `start` is what row -1 holds."""
+    padded = torch.cat([torch.full_like(values[:1], start), values])
+    share = values.new_tensor(shares).view(-1, *[1] * (values.dim() - 1))
+    before = torch.tensor(whole, device=values.device)
+    return padded[before] * (1 - share) + padded[before + 1] * share
+
+
+def sample_latents(config: FlowConfig, sample: Sample, *, camera_only: bool = False) -> Tensor:
     """Draw one motion: the camera's and the objects' part apart, repeated for every row.
+
+    Args:
+        config: Of the motion network.
+        sample: What to draw from.
+        camera_only: Draw the objects' part too from what decides the camera's, for
+            `predict_motion`'s `camera_latents`.
 
     Returns:
         `(1, latent_rows, latent_size)` on the CPU, background part first.
     """
+    sizes = (config.background_latents, config.foreground_latents)
     parts = [
-        draw_normal((1, 1, size), seed=seed, variant=variant, purpose=f"motion/{half}")
-        for half, size in (
-            ("background", config.background_latents),
-            ("foreground", config.foreground_latents),
+        sample.draw(
+            (1, 1, size),
+            part="background" if camera_only else part,
+            purpose=f"motion/{part}" + ("/camera" if camera_only and part == "foreground" else ""),
         )
+        for part, size in zip(MOTION, sizes, strict=True)
     ]
     return torch.cat(parts, dim=-1).expand(-1, config.latent_rows, -1)
 
@@ -53,33 +112,106 @@ def predict_motion(
     *,
     downscale: int,
     compute: Compute,
-) -> Motion:
-    """Predict how T frames move away from `frame`.
+    rows: RowLimit | None = None,
+    forward_flow: bool = True,
+    camera_latents: Tensor | None = None,
+) -> list[Motion]:
+    """Predict how T frames move away from each of some frames.
 
     Args:
         network: The motion network.
-        frame: `(1, C, H, W)` in [0, 1]; sides multiples of `downscale` times 16.
-        planes: `(1, K, H, W)` label planes, one-hot or warped.
-        latents: From `sample_latents`.
+        frame: `(B, C, H, W)` in [0, 1], or one for all latents, which is then read only once;
+            sides multiples of `downscale` times 16.
+        planes: `(B, K, H, W)` label planes, one-hot or warped; one where there is one frame.
+        latents: `(B, rows, size)`, from `sample_latents`.
         downscale: The network sees pictures this many times smaller; its flows are stretched.
         compute: Where to run.
+        rows: How many latents at once; all of them if not given.
+        forward_flow: Whether flows from the source frame are wanted too.
+        camera_latents: As `latents`: if given, these move everything but objects, so that
+            `latents` decide the motion of objects alone.
 
     Returns:
-        Motion at the size of `frame`, float32.
+        For each latent the motion at the size of `frame`, float32.
     """
-    with compute.run():
-        small, small_planes = (_shrink(x, downscale) for x in (frame, planes))
-        output = network(small, small_planes, latents.to(compute.device))
-    # The paper multiplies the offset by the mask, so a hidden place is read from where it lies.
-    visibility, visibility_back = output.visibility.float(), output.visibility_back.float()
-    flow = output.flow.float() * visibility[:, None]
-    flow_back = output.flow_back.float() * visibility_back[:, None]
     size = (frame.shape[-2], frame.shape[-1])
-    return Motion(
-        flow_px=half_images_to_px(_stretch(flow, size))[0].transpose(0, 1),
-        forward_flow_px=half_images_to_px(_stretch(flow_back, size))[0].transpose(0, 1),
-        visibility=_stretch(visibility[:, None], size)[0, 0],
-    )
+    latents = latents.to(compute.device)
+    camera = None if camera_latents is None else camera_latents.to(compute.device)
+    small, small_planes = (_shrink(x, downscale) for x in (frame, planes))
+    with compute.run():
+        features = network.encode(compute.lay_out(small), compute.lay_out(small_planes))
+
+    def predict(first: int, last: int) -> list[Motion]:
+        own = features if len(frame) == 1 else [x[first:last] for x in features]
+        with compute.run():
+            output = network.decode(own, latents[first:last], both_ways=forward_flow)
+        flow, flow_back, visible = _offsets(output)
+        if camera is not None:
+            with compute.run():
+                still = network.decode(own, camera[first:last], both_ways=forward_flow)
+            objects = small_planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
+            objects = objects if len(frame) == 1 else objects[first:last]
+            flow, flow_back, visible = _put_together(
+                (flow, flow_back, visible), _offsets(still), objects.float()
+            )
+        flows = half_images_to_px(_stretch(flow, size))
+        forward_flows = None
+        if flow_back is not None:
+            forward_flows = half_images_to_px(_stretch(flow_back, size))
+        visible = _stretch(visible[:, None], size)[:, 0]
+        return [
+            Motion(
+                flow_px=flows[b].transpose(0, 1),
+                forward_flow_px=None if forward_flows is None else forward_flows[b].transpose(0, 1),
+                visibility=visible[b],
+            )
+            for b in range(last - first)
+        ]
+
+    return (rows or RowLimit()).run(len(latents), predict)
+
+
+Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility
+
+
+def _offsets(output: FlowOutput) -> Offsets:
+    """Flows as they are used, in half-images: the paper multiplies the offset by the mask, so a
+    hidden place is read from where it lies.
+    """
+    visible, flow_back = output.visibility.float(), output.flow_back
+    if flow_back is not None:
+        flow_back = flow_back.float() * output.visibility_back.float()[:, None]
+    return output.flow.float() * visible[:, None], flow_back, visible
+
+
+def _put_together(moving: Offsets, still: Offsets, objects: Tensor) -> Offsets:
+    """Motion of objects from one prediction, of everything else from another.
+
+    Args:
+        moving: Offsets `(B, 2, T, H, W)`, back or None, and visibility `(B, T, H, W)`.
+        still: The same for everything else.
+        objects: `(B or 1, 1, H, W)`, share of object classes in the source frame.
+    """
+    batch, _, count = moving[0].shape[:3]
+    near = F.max_pool2d(objects, 3, 1, 1).expand(batch, -1, -1, -1)
+    mask = (OBJECT_GAIN * near).clamp(0, 1)
+
+    def carried(offset: Tensor) -> Tensor:
+        """Where objects are in later frames, `(B, 1, T, H, W)`."""
+        px = half_images_to_px(offset).transpose(1, 2).flatten(0, 1)
+        later = backward_warp(mask.repeat_interleave(count, dim=0), px)
+        videos: Tensor = later.unflatten(0, (batch, count))
+        return videos.transpose(1, 2)
+
+    here, elsewhere = carried(moving[0]), carried(still[0])
+    flow = here * moving[0] + (1 - here) * still[0]
+    visible = here[:, 0] * moving[2] + (1 - here[:, 0]) * still[2]
+    # An object that has gone elsewhere must not be seen at its other place as well.
+    visible = visible * (1 - (elsewhere - here).clamp(0, 1)[:, 0])
+    back = None
+    if moving[1] is not None and still[1] is not None:
+        back = mask[:, :, None] * moving[1] + (1 - mask[:, :, None]) * still[1]
+    return flow, back, visible
 
 
 def _shrink(x: Tensor, factor: int) -> Tensor:
@@ -89,9 +221,10 @@ def _shrink(x: Tensor, factor: int) -> Tensor:
 
 
 def _stretch(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Enlarge `(1, c, T, h, w)`; corners stay corners, as in the flow's half-image coordinates."""
+    """Enlarge `(B, c, T, h, w)`; corners stay corners, as in the flow's half-image coordinates."""
     if tuple(x.shape[-2:]) == size_hw:
         return x
-    frames = x[0].transpose(0, 1)
+    frames = x.transpose(1, 2).flatten(0, 1)
     frames = F.interpolate(frames, size=size_hw, mode="bilinear", align_corners=True)
-    return frames.transpose(0, 1)[None]
+    videos: Tensor = frames.unflatten(0, (len(x), -1))
+    return videos.transpose(1, 2)

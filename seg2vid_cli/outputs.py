@@ -1,12 +1,18 @@
-"""A clip to files: the video, and on request frames, flows, visibility, a panel and a preview."""
+"""Clips to files: the video, and on request frames, flows, visibility, a panel and a preview.
+
+Each clip is written by a thread of its own, which encodes while the next frames are made.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import queue
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +25,9 @@ from seg2vid_cli.errors import InputError
 from seg2vid_cli.first_frame import picture_size, read_picture
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LabelMap, blank_labels, read_labels
+from seg2vid_cli.page import PAGE_EXTENSIONS, PageClip, write_page
 from seg2vid_cli.pipeline import Clip, ClipFrame, Fit, Pipeline, Progress, plan_size
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import (
     FRAME_PATTERN,
     FolderWriter,
@@ -42,6 +50,11 @@ from seg2vid_cli.visualize import (
 
 PREVIEW_FRAMES = 11  # and the label map in front: three rows of four
 PREVIEW_COLUMNS = 4
+TOGETHER = 8  # clips that are made at the same time
+MOST_IN_A_GRID = 36
+ROW = 9  # clips between two seeds that a grid shows in one row
+QUEUED_FRAMES = 16
+GRID_TOOL = "seg2vid grid"  # so that nobody takes it for a clip that can be repeated
 FLOW_FULL_COLOUR = (
     0.06  # of the width: motion from the source frame that is painted at full strength
 )
@@ -71,16 +84,36 @@ class Outputs:
     panel: Path | None = None
     preview: Path | None = None
 
-    def check(self, *, inputs: tuple[Path, ...] = ()) -> None:
+    def numbered(self, number: int, count: int) -> Outputs:
+        """Files of one of several samples: `out.mp4` becomes `out-001.mp4`, folders likewise.
+
+        Args:
+            number: From 1.
+            count: Samples in all; one alone keeps the names.
+        """
+        if count == 1:
+            return self
+        digits = max(3, len(str(count)))
+        paths: dict[str, Path | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Outputs(
+            **{  # type: ignore[arg-type]
+                name: path and path.with_name(f"{path.stem}-{number:0{digits}d}{path.suffix}")
+                for name, path in paths.items()
+            }
+        )
+
+    def check(self, *, inputs: tuple[Path, ...] = (), taken: dict[Path, str] | None = None) -> None:
         """Find out before any work whether everything can be written.
 
         Args:
             inputs: Files that must not be overwritten.
+            taken: What other outputs of the same run have taken; added to.
 
         Raises:
             InputError: A path that cannot be written, or named twice, or an input.
         """
-        taken = {path.resolve(): "an input" for path in inputs}
+        taken = {} if taken is None else taken
+        taken |= {path.resolve(): "an input" for path in inputs}
         for field in fields(self):
             path: Path | None = getattr(self, field.name)
             if path is None:
@@ -158,12 +191,62 @@ def generate_file(
         outputs: More files to write; its `video` is replaced by `video`.
         first_frame: A picture to start from instead of painting.
         progress: Called with stage, steps done and steps in all.
-        **settings: `seed`, `variant`, `frames`, `fps`, `quality`, `size_hw`, `fit`; see
+        **settings: `seed`, `variant`, `sample`, `frames`, `fps`, `quality`, `size_hw`, `fit`; see
             `Pipeline.generate`.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
         VideoError: A file could not be written; see `write_clip`.
+    """
+    sample = settings.pop("sample", None) or Sample(
+        seed=settings.pop("seed", 0), variant=settings.pop("variant", 0)
+    )
+    (report,) = generate_samples(
+        labels,
+        video,
+        samples=[sample],
+        pipeline=pipeline,
+        outputs=outputs,
+        first_frame=first_frame,
+        progress=progress,
+        **settings,
+    )
+    return report
+
+
+def generate_samples(
+    labels: LabelMap | str | Path | None,
+    video: str | Path,
+    *,
+    samples: Sequence[Sample],
+    pipeline: Pipeline | None = None,
+    outputs: Outputs | None = None,
+    first_frame: str | Path | None = None,
+    grid: bool = False,
+    page: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    **settings: Any,
+) -> list[Report]:
+    """Make several clips from one label map: what is the same in all of them is done once.
+
+    Args:
+        labels: As in `generate_file`.
+        video: `out.mp4` stands for `out-001.mp4`, `out-002.mp4` ... where there are several.
+        samples: What each clip is drawn from; see `seg2vid_cli.sample.plan_samples`.
+        pipeline: Opened weights; the embedded ones if not given.
+        outputs: More files to write, numbered in the same way. The preview is one for all.
+        first_frame: A picture to start from instead of painting.
+        grid: Write one video with all clips side by side instead.
+        page: HTML page with all clips in it, to look through them.
+        progress: Called with stage, steps done and steps in all.
+        **settings: As in `generate_file`.
+
+    Returns:
+        A report for every clip; one for all of them with `grid`.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been written.
+        VideoError: A file could not be written. Clips that were finished before stay.
     """
     start = time.monotonic()
     wanted = replace(outputs or Outputs(video=Path(video)), video=Path(video))
@@ -173,9 +256,10 @@ def generate_file(
     inputs = [labels.path] if labels is not None and labels.path else []
     if picture_path:
         inputs.append(picture_path)
-    wanted.check(inputs=tuple(inputs))
+    alone = len(samples) == 1
+    targets = check_targets(wanted, len(samples), grid=grid, page=page, inputs=tuple(inputs))
     pipeline = pipeline or Pipeline.open()
-    alone = labels is None or labels.encoding == "none"  # the picture is all there is
+    no_map = labels is None or labels.encoding == "none"  # the picture is all there is
     if labels is None:
         labels = _no_labels(pipeline, picture_path)
     picture = picture_sha256 = None
@@ -183,13 +267,95 @@ def generate_file(
         room = settings.get("size_hw")
         fit: Fit = "stretch" if settings.get("exact") else settings.get("fit", "keep")
         size = plan_size(labels.size_hw, pipeline.bundle.size_hw, room_hw=room, fit=fit)
-        picture = read_picture(picture_path, size_hw=size, any_aspect=alone)
+        picture = read_picture(picture_path, size_hw=size, any_aspect=no_map)
         picture_sha256 = hashlib.sha256(picture_path.read_bytes()).hexdigest()
-    clip = pipeline.generate(
-        labels, picture=picture, picture_sha256=picture_sha256, progress=progress, **settings
-    )
-    write_clip(clip, wanted)
-    return Report(clip=clip, labels=labels, outputs=wanted, seconds=time.monotonic() - start)
+    clips = [
+        pipeline.generate(
+            labels,
+            sample=sample,
+            picture=picture,
+            picture_sha256=picture_sha256,
+            progress=progress if alone else _silent,
+            **settings,
+        )
+        for sample in samples
+    ]
+    if grid:
+        kept = _write_grid(clips, wanted.video, progress)
+        clips = clips[:1]
+    else:
+        kept = []
+        for first in range(0, len(clips), TOGETHER):
+            group = slice(first, first + TOGETHER)
+            kept += write_clips(clips[group], targets[group])
+            if not alone:
+                progress("clips", min(first + TOGETHER, len(clips)), len(clips))
+    if wanted.preview and not alone:
+        write_png(wanted.preview, _preview_of_samples(clips[0], samples, kept))
+    if page is not None:
+        entries = zip(clips, targets, samples, strict=True)
+        write_page(
+            page,
+            [_page_clip(clip, target, sample) for clip, target, sample in entries],
+            title=f"{len(clips)} clips of {labels.path.name if labels.path else 'one label map'}",
+            picture=colour_picture(clips[0].labels.train_ids),
+        )
+    seconds = time.monotonic() - start
+    return [
+        Report(clip=clip, labels=labels, outputs=target, seconds=seconds)
+        for clip, target in zip(clips, targets, strict=True)
+    ]
+
+
+def check_targets(
+    wanted: Outputs, count: int, *, grid: bool, page: Path | None, inputs: tuple[Path, ...]
+) -> list[Outputs]:
+    """Find out before any work whether all files of several samples can be written.
+
+    Args:
+        wanted: As for one clip.
+        count: Samples.
+        grid: Whether one video shows all of them.
+        page: HTML page, if wanted.
+        inputs: Files that must not be overwritten.
+
+    Returns:
+        The files of each sample; the preview, one for all, is not among them. With `grid` `wanted`.
+
+    Raises:
+        InputError: They cannot, or do not go together.
+    """
+    others = [f.name for f in fields(wanted) if f.name not in ("video", "preview")]
+    if grid and (page is not None or any(getattr(wanted, name) for name in others)):
+        raise InputError(
+            "a grid is one video of all clips",
+            hint="leave out --grid to get frames, flow, visibility, panels or a page of each",
+        )
+    if grid and count > MOST_IN_A_GRID:
+        raise InputError(
+            f"{count} clips are too many for one grid", hint=f"use {MOST_IN_A_GRID} or fewer"
+        )
+    taken: dict[Path, str] = {}
+    targets = [wanted]
+    if not grid and count > 1:
+        alone = replace(wanted, preview=None)
+        targets = [alone.numbered(number, count) for number in range(1, count + 1)]
+        if wanted.preview:
+            check_output(wanted.preview, extensions=(".png",))
+            taken[wanted.preview.resolve()] = "the preview output"
+    for target in targets:
+        target.check(inputs=inputs, taken=taken)
+    if page is not None:
+        if page.resolve() in taken:
+            raise InputError(
+                f"{page}: is also {taken[page.resolve()]}", hint="give every file its own name"
+            )
+        check_output(page, extensions=PAGE_EXTENSIONS)
+    return targets
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Several clips are counted, not each one's frames."""
 
 
 def _no_labels(pipeline: Pipeline, picture: Path | None) -> LabelMap:
@@ -210,22 +376,129 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
         VideoError: A file could not be written. Every file is complete or as it was before; where
             the video fails, no other file has changed.
     """
+    write_clips([clip], [outputs])
+
+
+def write_clips(clips: Sequence[Clip], outputs: Sequence[Outputs]) -> list[list[NDArray[np.uint8]]]:
+    """Make clips together and write them, each in a thread of its own; see `write_clip`.
+
+    Args:
+        clips: Of one pipeline, size, length and frame rate.
+        outputs: For each clip.
+
+    Returns:
+        For each clip a few of its frames, evenly spaced.
+    """
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(ClipWriter(clip, target))
+            for clip, target in zip(clips, outputs, strict=True)
+        ]
+        forward = any(target.flow for target in outputs)
+        for number, frame in clips[0].pipeline.make(clips, forward_flow=forward):
+            writers[number].add(frame)
+        for writer in writers:
+            writer.end()
+        return [writer.result() for writer in writers]
+
+
+class ClipWriter:
+    """Writes one clip in a thread: encoding and compressing go on while frames are made.
+
+    Used in a `with` block: `add` every frame, `end`, then ask for the `result`. Leaving the block
+    earlier leaves every file as it was.
+
+    Args:
+        clip: The clip, for its size and recipe.
+        outputs: What to write.
+    """
+
+    def __init__(self, clip: Clip, outputs: Outputs) -> None:
+        self._clip, self._outputs = clip, outputs
+        self._queue: queue.Queue[ClipFrame | None] = queue.Queue(QUEUED_FRAMES)
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._error: BaseException | None = None
+        self._kept: list[NDArray[np.uint8]] = []
+
+    def __enter__(self) -> ClipWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._cancelled = True  # of no effect once the end has been written
+        self._put(None)
+        self._thread.join()
+
+    def add(self, frame: ClipFrame) -> None:
+        """Hand over the next frame.
+
+        Raises:
+            VideoError: Writing has failed.
+        """
+        self._put(frame)
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Say that this was the last frame."""
+        self._put(None)
+
+    def result(self) -> list[NDArray[np.uint8]]:
+        """Wait until every file is complete.
+
+        Returns:
+            A few frames, evenly spaced.
+
+        Raises:
+            VideoError: Writing has failed.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._kept
+
+    def _put(self, item: ClipFrame | None) -> None:
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.2)
+                return
+
+    def _work(self) -> None:
+        try:
+            self._kept = _write(self._clip, self._outputs, self._frames())
+        except BaseException as error:
+            self._error = None if self._cancelled else error
+
+    def _frames(self) -> Iterator[ClipFrame]:
+        while (frame := self._queue.get()) is not None:
+            yield frame
+        if self._cancelled:
+            raise InterruptedError
+
+
+def _write(clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame]) -> list[NDArray[np.uint8]]:
     recipe = clip.recipe
     metadata = recipe.to_dict()
-    chosen = set(choose_frames(len(clip), PREVIEW_FRAMES)) if outputs.preview else set()
+    chosen = set(choose_frames(len(clip), PREVIEW_FRAMES))
     kept: list[tuple[int, NDArray[np.uint8]]] = []  # no ClipFrame: its views hold a whole pass
     sinks: list[Callable[[ClipFrame], None]] = []
     sinks.append(lambda f: kept.append((f.index, f.frame)) if f.index in chosen else None)
 
     def film(path: Path, size_hw: tuple[int, int]) -> VideoWriter:
         return open_video(
-            path, size_hw=size_hw, fps=recipe.fps, quality=recipe.quality, metadata=metadata
+            path,
+            size_hw=size_hw,
+            fps=recipe.fps,
+            quality=recipe.quality,
+            metadata=metadata,
+            gpu=recipe.device == "cuda",
         )
 
     with ExitStack() as stack:
         if outputs.frames:
-            frames = stack.enter_context(open_folder(outputs.frames, metadata=metadata))
-            sinks.append(lambda f: frames.write(FRAME_PATTERN % f.index, encode_png(f.frame)))
+            folder = stack.enter_context(open_folder(outputs.frames, metadata=metadata))
+            sinks.append(lambda f: folder.write(FRAME_PATTERN % f.index, encode_png(f.frame)))
         if outputs.flow:
             flows = stack.enter_context(
                 open_folder(outputs.flow, patterns=FLOW_PATTERNS, metadata=metadata)
@@ -244,11 +517,83 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
         # and then none of them appears.
         video = stack.enter_context(film(outputs.video, clip.size_hw))
         sinks.append(lambda f: video.write(f.frame))
-        for frame in clip:
+        for frame in frames:
             for sink in sinks:
                 sink(frame)
     if outputs.preview:
         write_png(outputs.preview, _preview(clip, kept))
+    return [frame for _, frame in kept]
+
+
+def _write_grid(
+    clips: Sequence[Clip], video: Path, progress: Progress
+) -> list[list[NDArray[np.uint8]]]:
+    """All clips side by side in one video, captioned with what they are drawn from."""
+    recipe, count = clips[0].recipe, len(clips)
+    columns = count if recipe.to_seed is not None and count <= ROW else math.ceil(math.sqrt(count))
+    captions = [clip.recipe.sample.describe() for clip in clips]
+    chosen = set(choose_frames(len(clips[0]), PREVIEW_FRAMES))
+    kept: list[list[NDArray[np.uint8]]] = [[] for _ in clips]
+
+    def compose(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        tiles = list(zip(captions, frames, strict=True))
+        return compose_panel(tiles, columns=columns)
+
+    height, width = compose([np.zeros((*clips[0].size_hw, 3), np.uint8)] * count).shape[:2]
+    metadata = recipe.to_dict() | {"tool": GRID_TOOL, "captions": captions}
+    row: list[NDArray[np.uint8]] = []
+    with open_video(
+        video,
+        size_hw=(height, width),
+        fps=recipe.fps,
+        quality=recipe.quality,
+        metadata=metadata,
+        gpu=recipe.device == "cuda",
+    ) as film:
+        for number, frame in clips[0].pipeline.make(clips, forward_flow=False):
+            row.append(frame.frame)
+            if frame.index in chosen:
+                kept[number].append(frame.frame)
+            if len(row) == count:
+                film.write(compose(row))
+                row = []
+                progress("frames", frame.index + 1, len(clips[0]))
+    return kept
+
+
+def _page_clip(clip: Clip, target: Outputs, sample: Sample) -> PageClip:
+    recipe = clip.recipe
+    return PageClip(
+        path=target.video,
+        title=target.video.name,
+        caption=sample.describe(),
+        facts={
+            "seed": str(recipe.seed),
+            "variant": str(recipe.variant),
+            **{f"{part} of variant": str(number) for part, number in recipe.variants.items()},
+            **{
+                f"{part} towards seed {recipe.to_seed}": f"{100 * share:.0f} %"
+                for part, share in recipe.shares.items()
+            },
+            "motion scale": f"{recipe.motion_scale:g}",
+            "size": f"{recipe.size[0]}x{recipe.size[1]}",
+            "length": f"{recipe.frames} frames at {recipe.fps:g} fps",
+            "weights": recipe.weights,
+        },
+    )
+
+
+def _preview_of_samples(
+    clip: Clip, samples: Sequence[Sample], kept: Sequence[list[NDArray[np.uint8]]]
+) -> Image.Image:
+    """One row per sample: label map, then frames."""
+    picture = colour_picture(clip.labels.train_ids)
+    pictures, captions = [], []
+    shown = choose_frames(len(kept[0]), PREVIEW_COLUMNS)
+    for sample, frames in zip(samples, kept, strict=True):
+        pictures += [picture, *(frames[index] for index in shown)]
+        captions += [sample.describe(), *("" for _ in shown)]
+    return contact_sheet(pictures, captions, columns=1 + len(shown))
 
 
 def flow_colours(flow_px: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -316,3 +661,8 @@ def _preview(clip: Clip, frames: list[tuple[int, NDArray[np.uint8]]]) -> Image.I
 def report_json(report: Report) -> str:
     """The machine-readable result of one run."""
     return json.dumps(report.to_dict(), indent=2)
+
+
+def reports_json(reports: Sequence[Report]) -> str:
+    """The machine-readable result of a run that made several clips."""
+    return json.dumps({"samples": [report.to_dict() for report in reports]}, indent=2)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal, cast
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seg2vid_cli import __version__
-from seg2vid_cli.device import Compute, Precision, draw_normal, resolve_compute
+from seg2vid_cli.device import Compute, Precision, RowLimit, draw_normal, resolve_compute
 from seg2vid_cli.errors import InputError, ShapeError
 from seg2vid_cli.first_frame import (
     FirstFrameNetwork,
@@ -26,7 +27,7 @@ from seg2vid_cli.first_frame import (
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
-from seg2vid_cli.motion import predict_motion, sample_latents
+from seg2vid_cli.motion import Motion, predict_motion, sample_latents
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -38,6 +39,7 @@ from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.recipe import TOOL, Recipe, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
@@ -45,6 +47,8 @@ from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
+MAX_FPS = 1000
+REFINE_ROWS_ON_CPU = 8
 SIDE_RANGE_PX = (32, 4096)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
 Fit = Literal["keep", "stretch"]
@@ -75,21 +79,25 @@ class ClipFrame:
     visibility: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """A clip that is made while it is read; every new iteration makes it again.
 
     Args:
         recipe: How it is made.
         labels: The label map at the clip's size.
-        frames: Starts the making.
+        scene: The map at the size of a generator that paints more of it than the clip's classes.
+        picture: uint8 `(H, W, 3)` to start from instead of painting.
+        pipeline: Makes it.
+        progress: Called with stage, steps done and steps in all.
     """
 
-    def __init__(
-        self, recipe: Recipe, labels: LabelMap, frames: Callable[[], Iterator[ClipFrame]]
-    ) -> None:
-        self.recipe = recipe
-        self.labels = labels
-        self._frames = frames
+    recipe: Recipe
+    labels: LabelMap
+    scene: LabelMap | None = None
+    picture: NDArray[np.uint8] | None = None
+    pipeline: Pipeline
+    progress: Progress = lambda stage, done, total: None
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -100,7 +108,15 @@ class Clip:
         return self.recipe.frames
 
     def __iter__(self) -> Iterator[ClipFrame]:
-        return self._frames()
+        return (frame for _, frame in self.pipeline.make([self]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Moment:
+    frame: Tensor  # all of the padded size
+    seen: Tensor
+    flow_px: Tensor
+    forward: Tensor | None
 
 
 class Pipeline:
@@ -125,6 +141,12 @@ class Pipeline:
         self.compute = compute
         self.first_frame_weights = first_frame_weights
         self.motion_weights = motion_weights
+        # A CPU gains nothing from larger batches, and a clip's bytes stay the same in any company.
+        alone = compute.device.type == "cpu"
+        self._motion_rows = RowLimit(1 if alone else None)
+        self._refine_rows = RowLimit(REFINE_ROWS_ON_CPU if alone else None)
+        self._compiled = False
+        self._painted: dict[tuple[object, ...], Tensor] = {}
 
     @classmethod
     def open(
@@ -186,7 +208,16 @@ class Pipeline:
         return self.bundle.sha256()
 
     def _load(self, stage: str) -> torch.nn.Module:
-        return self.bundle.network(stage).to(self.compute.device)
+        network = self.compute.prepare(self.bundle.network(stage))
+        if self._compiled:
+            for name in ("forward", "encode", "decode"):
+                if hasattr(network, name):
+                    setattr(network, name, torch.compile(getattr(network, name)))
+        return network
+
+    def compile(self) -> None:
+        """Compile networks when they are first used; takes a minute and pays for many clips."""
+        self._compiled = True
 
     def generate(
         self,
@@ -194,6 +225,7 @@ class Pipeline:
         *,
         seed: int = 0,
         variant: int = 0,
+        sample: Sample | None = None,
         frames: int = DEFAULT_FRAMES,
         fps: float | None = None,
         quality: float = DEFAULT_QUALITY,
@@ -210,8 +242,11 @@ class Pipeline:
             labels: The label map, any size.
             seed: Decides look and motion; the same seed gives the same clip on the same machine.
             variant: Number of the sample under this seed.
+            sample: Instead of both: look, camera and objects drawn apart, between two seeds ...
             frames: Frames in the clip.
-            fps: Frames per second; that of the clips the motion was learnt from if not given.
+            fps: Frames per second; that of the clips the motion was learnt from if not given. The
+                motion is as fast at any rate; frames between those that the network predicts are
+                warped along flows between its flows.
             quality: Noted for the writer of the video file.
             size_hw: Room for the frames; the area of the weights' own size if not given.
             fit: `keep` the label map's aspect ratio inside that room, or `stretch` to fill it.
@@ -225,27 +260,13 @@ class Pipeline:
             InputError: A number out of range, or the weights lack a stage that is needed.
             ShapeError: The picture is not uint8 of the clip's size.
         """
-        for name, value, low, high in (
-            ("frames", frames, 1, MAX_FRAMES),
-            ("seed", seed, 0, 2**63 - 1),
-            ("variant", variant, 0, 2**31 - 1),
-        ):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InputError(
-                    f"{name} {value} is out of range", hint=f"a whole number from {low} to {high}"
-                )
+        sample = sample or Sample(seed=seed, variant=variant)
+        check_settings(frames=frames, fps=fps, quality=quality, size_hw=size_hw, fit=fit)
         if picture is None:
             self.bundle.require("first_frame")
         if frames > 1:
             self.bundle.require("motion", "refine")
         rate = (self.bundle.fps or 1.0) if fps is None else fps  # one frame may come without a rate
-        for what, number, top in (
-            (f"{rate:g} frames per second", rate, 1000),
-            (f"quality {quality:g}", quality, 10),
-        ):
-            if not 0 <= number <= top:  # also false for NaN
-                raise InputError(f"{what} is out of range", hint=f"a number from 0 to {top}")
-        check_fit(fit)
         size = plan_size(
             labels.size_hw, self.bundle.size_hw, room_hw=size_hw, fit="stretch" if exact else fit
         )
@@ -270,8 +291,7 @@ class Pipeline:
             weights_sha256=self.weights_sha256,
             device=self.compute.device.type,
             precision=self.compute.precision,
-            seed=seed,
-            variant=variant,
+            **vars(sample),
             frames=frames,
             fps=rate,
             quality=quality,
@@ -281,7 +301,14 @@ class Pipeline:
             labels_png=labels_png,
             first_frame_sha256=picture_sha256,
         )
-        return Clip(recipe, small, lambda: self._make(recipe, small, scene, picture, progress))
+        return Clip(
+            recipe=recipe,
+            labels=small,
+            scene=scene,
+            picture=picture,
+            pipeline=self,
+            progress=progress,
+        )
 
     def _scene(self, labels: LabelMap) -> LabelMap | None:
         """The map at the size of a generator that paints more of it than the clip's classes."""
@@ -290,47 +317,80 @@ class Pipeline:
             return None
         return resize_labels(labels, scene_size(config, labels.size_hw))
 
-    def _make(
-        self,
-        recipe: Recipe,
-        labels: LabelMap,
-        scene: LabelMap | None,
-        picture: NDArray[np.uint8] | None,
-        progress: Progress,
-    ) -> Iterator[ClipFrame]:
-        padded, (top, left) = pad_labels(labels, self._padded_size(labels.size_hw))
-        height, width = labels.size_hw
+    def make(
+        self, clips: Sequence[Clip], *, forward_flow: bool = True
+    ) -> Iterator[tuple[int, ClipFrame]]:
+        """Make clips together: what they share is done once, and networks get whole batches.
+
+        Args:
+            clips: From `generate` of this pipeline; of one size, length and frame rate.
+            forward_flow: Whether the frames need `forward_flow_px`.
+
+        Yields:
+            Number of the clip and its next frame, frame 0 of all clips first.
+
+        Raises:
+            ShapeError: The clips differ in size, length or frame rate.
+        """
+        if len({(c.recipe.size, c.recipe.frames, c.recipe.fps) for c in clips}) != 1:
+            raise ShapeError("clips made together must have one size, length and frame rate")
+        height, width = clips[0].size_hw
+        padded_hw = self._padded_size(clips[0].size_hw)
+        top, left = (padded_hw[0] - height) // 2, (padded_hw[1] - width) // 2
         window = np.s_[..., top : top + height, left : left + width]
-        planes = torch.from_numpy(one_hot(padded.train_ids))[None].to(self.compute.device)
-        progress("first frame", 0, 1)
-        if scene is not None:
-            assert isinstance(self.generator, (GlobalGenerator, LocalEnhancer))
-            painted = paint_scene(
-                self.generator, scene, size_hw=labels.size_hw, compute=self.compute
-            )
-            picture = to_uint8(painted[0])
-        if picture is None:
-            assert isinstance(self.generator, LabelUNet)
-            seeds = {"seed": recipe.seed, "variant": recipe.variant}
-            first = paint_first_frame(self.generator, planes, compute=self.compute, **seeds)
-        else:
-            first = picture_to_tensor(_pad_picture(picture, padded.size_hw, (top, left)))
-            first = first.to(self.compute.device)
-        first, planes = self._as_motion_sees(first, planes)
-        progress("first frame", 1, 1)
-        yield ClipFrame(index=0, source=0, frame=to_uint8(first[0][window]))
-        if recipe.frames == 1:  # may come from weights without motion
+        starts = []
+        for number, clip in enumerate(clips):
+            padded, corner = pad_labels(clip.labels, padded_hw)
+            assert corner == (top, left)
+            clip.progress("first frame", 0, 1)
+            planes = torch.from_numpy(one_hot(padded.train_ids))[None].to(self.compute.device)
+            first, planes = self._as_motion_sees(self._first_frame(clip, planes, corner), planes)
+            clip.progress("first frame", 1, 1)
+            starts.append((first, planes))
+            yield number, ClipFrame(index=0, source=0, frame=to_uint8(first[0][window]))
+        if clips[0].recipe.frames == 1:  # may come from weights without motion
             return
-        for index, source, frame, flow, forward, visible in self._continue(recipe, first, planes):
-            progress("motion", index, recipe.frames - 1)
-            yield ClipFrame(
-                index=index,
-                source=source,
-                frame=to_uint8(frame[window]),
-                flow_px=flow[window].cpu().numpy(),
-                forward_flow_px=forward[window].cpu().numpy(),
-                visibility=visible[window].cpu().numpy(),
+        for number, index, source, moment in self._continue(clips, starts, forward_flow):
+            clips[number].progress("motion", index, clips[number].recipe.frames - 1)
+            yield (
+                number,
+                ClipFrame(
+                    index=index,
+                    source=source,
+                    frame=to_uint8(moment.frame[window]),
+                    flow_px=moment.flow_px[window].cpu().numpy(),
+                    forward_flow_px=(
+                        None if moment.forward is None else moment.forward[window].cpu().numpy()
+                    ),
+                    visibility=moment.seen[window].cpu().numpy(),
+                ),
             )
+
+    def _first_frame(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
+        """Paint, or take over, a clip's first frame: `(1, 3, H, W)` of the padded size."""
+        recipe = clip.recipe
+        look = recipe.first_frame_sha256 or recipe.sample.key("appearance")
+        key = (recipe.labels_sha256, recipe.size, look)
+        if key not in self._painted:  # the samples of one map come one after the other
+            self._painted = {key: self._paint(clip, planes, corner)}
+        return self._painted[key]
+
+    def _paint(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
+        picture = clip.picture
+        if picture is None and clip.scene is None:
+            assert isinstance(self.generator, LabelUNet)
+            return paint_first_frame(
+                self.generator, planes, sample=clip.recipe.sample, compute=self.compute
+            )
+        if clip.scene is not None:
+            assert isinstance(self.generator, (GlobalGenerator, LocalEnhancer))
+            scene = paint_scene(
+                self.generator, clip.scene, size_hw=clip.size_hw, compute=self.compute
+            )
+            picture = to_uint8(scene[0])
+        assert picture is not None
+        padded = _pad_picture(picture, (planes.shape[-2], planes.shape[-1]), corner)
+        return picture_to_tensor(padded).to(self.compute.device)
 
     def _as_motion_sees(self, frame: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures for a network that knows no colours, no planes for one without labels."""
@@ -342,58 +402,128 @@ class Pipeline:
         return frame, planes[:, : config.label_planes]
 
     def _continue(
-        self, recipe: Recipe, first: Tensor, planes: Tensor
-    ) -> Iterator[tuple[int, int, Tensor, Tensor, Tensor, Tensor]]:
-        """Pass by pass, each from the last frame of the one before."""
-        downscale = self.bundle.stages["motion"].options.get("downscale", 1)
-        seeds = {"seed": recipe.seed, "variant": recipe.variant}
-        latents = sample_latents(self.motion.config, **seeds)
-        source, made, keyframes = first, 1, start_keyframes(first, planes)
-        while made < recipe.frames:
-            motion = predict_motion(
-                self.motion, source, planes, latents, downscale=downscale, compute=self.compute
+        self, clips: Sequence[Clip], starts: Sequence[tuple[Tensor, Tensor]], forward_flow: bool
+    ) -> Iterator[tuple[int, int, int, _Moment]]:
+        """Pass by pass, each from the last predicted frame of the one before.
+
+        Yields:
+            Number of the clip, of the frame, of its source frame, and the frame.
+        """
+        options, config = self.bundle.stages["motion"].options, self.motion.config
+        samples = [clip.recipe.sample for clip in clips]
+        latents = torch.cat([sample_latents(config, sample) for sample in samples])
+        camera = None
+        if options.get("objects_apart", False):
+            camera = torch.cat([sample_latents(config, s, camera_only=True) for s in samples])
+        memories = [start_keyframes(*start) for start in starts]
+        frames = clips[0].recipe.frames
+        step = _native_step(self.bundle.fps, clips[0].recipe.fps)
+        made, source_index, passes = 1, 0, 0
+        while made < frames:
+            # Frames whose time lies in this pass, in steps of the network since its source frame.
+            begin = passes * config.num_frames
+            last = min(frames - 1, math.floor((begin + config.num_frames) / step))
+            times = [index * step - begin for index in range(made, last + 1)]
+            more = last < frames - 1
+            if more and (not times or times[-1] != config.num_frames):
+                times.append(Fraction(config.num_frames))  # not shown, but where the next starts
+            sources = [memory[-1] for memory in memories]
+            if all(source.picture is sources[0].picture for source in sources):
+                sources = sources[:1]
+            pictures = torch.cat([source.picture for source in sources])
+            planes = torch.cat([source.planes for source in sources])
+            motions = predict_motion(
+                self.motion,
+                pictures,
+                planes,
+                latents,
+                downscale=options.get("downscale", 1),
+                compute=self.compute,
+                rows=self._motion_rows,
+                forward_flow=forward_flow,
+                camera_latents=camera,
             )
-            count = min(self.motion.config.num_frames, recipe.frames - made)
-            flow, visible = motion.flow_px[:count], motion.visibility[:count]
-            noise = draw_normal(tuple(source.shape), purpose=f"refine/{made}", **seeds)
-            refined, seen, planes, keyframes = self._repair(
-                keyframes, flow, visible, noise.to(self.compute.device)
-            )
-            for t in range(count):
-                forward = motion.forward_flow_px[t]
-                yield made + t, made - 1, refined[t], flow[t], forward, seen[t]
-            source = refined[-1:]
-            made += count
+            moved = [
+                motion.at(times).scaled(sample.motion_scale)
+                for motion, sample in zip(motions, samples, strict=True)
+            ]
+            noises = [
+                draw_normal(
+                    tuple(pictures[:1].shape),
+                    seed=sample.seed,
+                    variant=sample.variant,
+                    purpose=f"refine/{begin + 1}",
+                ).to(self.compute.device)
+                for sample in samples
+            ]
+            repaired = self._repair(memories, moved, noises)
+            memories = [memory for _, _, memory in repaired]
+            for position, index in enumerate(range(made, last + 1)):
+                for number, (refined, seen, _) in enumerate(repaired):
+                    forward = moved[number].forward_flow_px
+                    yield (
+                        number,
+                        index,
+                        source_index,
+                        _Moment(
+                            frame=refined[position],
+                            seen=seen[position],
+                            flow_px=moved[number].flow_px[position],
+                            forward=None if forward is None else forward[position],
+                        ),
+                    )
+            made, source_index, passes = last + 1, last, passes + 1
 
     def _repair(
-        self, keyframes: tuple[Keyframe, ...], flow: Tensor, visible: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Keyframe, ...]]:
+        self,
+        memories: Sequence[tuple[Keyframe, ...]],
+        motions: Sequence[Motion],
+        noises: Sequence[Tensor],
+    ) -> list[tuple[Tensor, Tensor, tuple[Keyframe, ...]]]:
         """Warp and refine the frames of a pass.
 
         Returns:
-            Frames, what of them was seen before, labels and keyframes for the next pass.
+            For each clip its frames, what of them was seen before, and keyframes for the next pass.
         """
-        options, source = self.bundle.stages["refine"].options, keyframes[-1]
+        options = self.bundle.stages["refine"].options
         limit, keep_visible = options.get("keyframes", 0), options.get("keep_visible", False)
-        if limit:
-            composite = compose(keyframes, flow, visible)
-            warped, seen = composite.pictures, composite.seen[:, 0]
-        else:  # the paper's iterative scheme: everything from the source frame
-            warped = backward_warp(source.picture.expand(len(flow), -1, -1, -1), flow)
-            seen = visible
+        composites, warped, seen = [], [], []
+        for memory, motion in zip(memories, motions, strict=True):
+            if limit:
+                composite = compose(memory, motion.flow_px, motion.visibility)
+                composites.append(composite)
+                warped.append(composite.pictures)
+                seen.append(composite.seen[:, 0])
+                continue
+            # The paper's iterative scheme: everything from the source frame.
+            picture = memory[-1].picture.expand(len(motion.flow_px), -1, -1, -1)
+            warped.append(backward_warp(picture, motion.flow_px))
+            visible = motion.visibility
             if keep_visible:  # what lies outside the source frame must not stay black
-                inside = torch.ones_like(seen)[:, None]
-                seen = seen * backward_warp(inside, flow)[:, 0]
+                inside = torch.ones_like(visible)[:, None]
+                visible = visible * backward_warp(inside, motion.flow_px)[:, 0]
+            seen.append(visible)
+        counts = [len(x) for x in warped]
+        noise = torch.cat([n.expand(c, -1, -1, -1) for n, c in zip(noises, counts, strict=True)])
         refined = refine_frames(
-            self.refiner, warped, seen, noise, keep_visible=keep_visible, compute=self.compute
-        )
-        if limit:
-            after = next_keyframes(composite, refined[-1:], limit=limit)
-            return refined, seen, composite.planes, after
-        planes = source.planes
-        if planes.shape[1]:
-            planes = backward_warp(planes, flow[-1:])
-        return refined, seen, planes, start_keyframes(refined[-1:], planes)
+            self.refiner,
+            torch.cat(warped),
+            torch.cat(seen),
+            noise,
+            keep_visible=keep_visible,
+            compute=self.compute,
+            rows=self._refine_rows,
+        ).split(counts)
+        after = []
+        for number, frames in enumerate(refined):
+            if limit:
+                after.append(next_keyframes(composites[number], frames[-1:], limit=limit))
+                continue
+            planes = memories[number][-1].planes
+            if planes.shape[1]:
+                planes = backward_warp(planes, motions[number].flow_px[-1:])
+            after.append(start_keyframes(frames[-1:], planes))
+        return list(zip(refined, seen, after, strict=True))
 
     def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         stages = self.bundle.stages
@@ -404,6 +534,12 @@ class Pipeline:
         if "first_frame" in stages and stages["first_frame"].family == "label-unet":
             multiple = math.lcm(multiple, stages["first_frame"].config.multiple)
         return padded_size(size_hw, multiple=multiple, smallest=Seg2VidRefine.smallest)
+
+
+def _native_step(native_fps: float | None, fps: float) -> Fraction:
+    """Steps of the motion network from one frame of a clip to the next, exactly."""
+    assert native_fps is not None
+    return Fraction(str(native_fps)) / Fraction(str(fps))
 
 
 def plan_size(
@@ -427,20 +563,14 @@ def plan_size(
     Raises:
         InputError: The room is too small, too large or odd.
     """
-    check_fit(fit)
     aspect = labels_hw[1] / labels_hw[0]
     side = math.sqrt(native_hw[0] * native_hw[1] / aspect)
     usual = _even(side), _even(side * aspect)
     if room_hw is None:
         room_hw, fit = usual, "stretch"
-    low, high = SIDE_RANGE_PX
+    _check_room(room_hw)
+    low, _ = SIDE_RANGE_PX
     height, width = room_hw
-    if not (low <= height <= high and low <= width <= high):
-        raise InputError(
-            f"size {width}x{height} is out of range", hint=f"both sides from {low} to {high} pixels"
-        )
-    if height % 2 or width % 2:
-        raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
     if fit == "stretch":
         return height, width
     if room_hw == usual or _even(height * aspect) == width or _even(width / aspect) == height:
@@ -456,14 +586,40 @@ def plan_size(
     return min(fitted[0], height), min(fitted[1], width)
 
 
-def check_fit(fit: str) -> None:
-    """Make sure that a way to fit into a room is known.
+def check_settings(
+    *, frames: int, fps: float | None, quality: float, size_hw: tuple[int, int] | None, fit: str
+) -> None:
+    """Make sure that the settings of `Pipeline.generate` are in range.
 
     Raises:
-        InputError: It is not.
+        InputError: One is not.
     """
+    if not isinstance(frames, int) or not 1 <= frames <= MAX_FRAMES:
+        raise InputError(
+            f"frames {frames} is out of range", hint=f"a whole number from 1 to {MAX_FRAMES}"
+        )
+    rate = 1.0 if fps is None else fps
+    if not 0 < rate <= MAX_FPS:  # also false for NaN
+        raise InputError(
+            f"{rate:g} frames per second is out of range", hint=f"above 0, up to {MAX_FPS}"
+        )
+    if not 0 <= quality <= 10:
+        raise InputError(f"quality {quality:g} is out of range", hint="a number from 0 to 10")
     if fit not in FITS:
         raise InputError(f"fit '{fit}' is not known", hint=f"use one of {', '.join(FITS)}")
+    if size_hw is not None:
+        _check_room(size_hw)
+
+
+def _check_room(size_hw: tuple[int, int]) -> None:
+    low, high = SIDE_RANGE_PX
+    height, width = size_hw
+    if not (low <= height <= high and low <= width <= high):
+        raise InputError(
+            f"size {width}x{height} is out of range", hint=f"both sides from {low} to {high} pixels"
+        )
+    if height % 2 or width % 2:
+        raise InputError(f"size {width}x{height} is odd", hint="video needs even sides")
 
 
 def to_uint8(frame: Tensor) -> NDArray[np.uint8]:

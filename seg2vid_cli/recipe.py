@@ -17,9 +17,19 @@ from PIL import Image
 from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.label_sets import LICENCE_PLATE, TRAIN_ID_OF_LABEL, UNLABELLED
 from seg2vid_cli.labels import LabelMap, blank_labels, labels_from_array
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import read_metadata
 
 TOOL = "seg2vid"
+# What clips of early versions do not say.
+OF_FIRST_CLIPS: Mapping[str, Any] = {
+    "first_frame_weights": None,
+    "motion_weights": None,
+    "variants": {},
+    "to_seed": None,
+    "shares": {},
+    "motion_scale": 1.0,
+}
 _PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
@@ -41,6 +51,10 @@ class Recipe:
         precision: `fp32`, `bf16` or `fp16`.
         seed: The seed.
         variant: Number of the sample under this seed.
+        variants: For look, camera or objects that are another sample's: its number.
+        to_seed: Seed at the other end, where the clip lies between two.
+        shares: How far each part is on the way there.
+        motion_scale: Factor on the length of all flows.
         frames: Frames in the clip.
         fps: Frames per second.
         quality: Of the video file.
@@ -63,6 +77,10 @@ class Recipe:
     precision: str
     seed: int
     variant: int
+    variants: Mapping[str, int]
+    to_seed: int | None
+    shares: Mapping[str, float]
+    motion_scale: float
     frames: int
     fps: float
     quality: float
@@ -71,6 +89,11 @@ class Recipe:
     labels_sha256: str
     labels_png: str
     first_frame_sha256: str | None
+
+    @property
+    def sample(self) -> Sample:
+        """What the clip is drawn from."""
+        return Sample(**{field.name: getattr(self, field.name) for field in fields(Sample)})
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for a file's metadata."""
@@ -154,7 +177,7 @@ def read_recipe(path: Path) -> Recipe | None:
         raise InputError(error.message, hint=error.hint) from error
     if not data or data.get("tool") != TOOL:
         return None
-    data = {"first_frame_weights": None, "motion_weights": None, **data}  # of first clips
+    data = {**OF_FIRST_CLIPS, **data}
     if set(data) != {field.name for field in fields(Recipe)}:
         raise InputError(
             f"{path}: made by seg2vid {data.get('version', '?')}, of no use to this version",
@@ -172,7 +195,12 @@ def _has_types(data: Mapping[str, Any]) -> bool:
     return (
         all(isinstance(data[name], str) for name in (*texts, "labels_png"))
         and all(type(data[name]) is int for name in ("seed", "variant", "frames"))
-        and all(type(data[name]) in (int, float) for name in ("fps", "quality"))
+        and all(type(data[name]) in (int, float) for name in ("fps", "quality", "motion_scale"))
+        and type(data["to_seed"]) in (int, type(None))
+        and all(
+            isinstance(data[name], dict) and all(type(v) in kinds for v in data[name].values())
+            for name, kinds in (("variants", (int,)), ("shares", (int, float)))
+        )
         and isinstance(size, list)
         and [type(side) for side in size] == [int, int]
         and isinstance(hashes, dict)

@@ -40,7 +40,7 @@ def label_photo(network: Segmenter, photo: NDArray[np.uint8], *, compute: Comput
     padded = np.pad(np.asarray(small), [*borders, (0, 0)], mode="edge")
     frame = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
     with compute.run():
-        scores = network(frame.to(compute.device)).float()[..., :work_h, :work_w]
+        scores = network(compute.lay_out(frame.to(compute.device))).float()[..., :work_h, :work_w]
     size = (min(SHARPEN * work_h, height), min(SHARPEN * work_w, width))
     scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
     ids = scores.argmax(1)[0].byte().cpu().numpy()

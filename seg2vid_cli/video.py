@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
@@ -41,6 +42,7 @@ VIDEO_EXTENSIONS = (".mp4", ".gif", ".webp")
 FRAME_PATTERN = "frame_%05d.png"
 METADATA_FILE = "clip.json"
 DEFAULT_QUALITY = 8.0
+NVENC_PROBE_S = 20.0
 
 # GIF delays under 20 ms and WebP ones under 11 ms are played at 100 ms by browsers.
 _MAX_FPS = {".mp4": 1000.0, ".gif": 50.0, ".webp": 90.0}
@@ -194,6 +196,7 @@ class _Job:
     fps: float
     quality: float
     metadata: str
+    gpu: bool
 
 
 class _Encoder(Protocol):
@@ -210,8 +213,16 @@ class VideoWriter:
     """Writes one clip; made by `open_video` and used in a `with` block."""
 
     def __init__(
-        self, path: Path, *, size_hw: tuple[int, int], fps: float, quality: float, metadata: str
+        self,
+        path: Path,
+        *,
+        size_hw: tuple[int, int],
+        fps: float,
+        quality: float,
+        metadata: str,
+        gpu: bool = False,
     ) -> None:
+        self._gpu = gpu
         self.path = path
         self.size_hw = size_hw
         self.fps = fps
@@ -230,6 +241,7 @@ class VideoWriter:
             fps=self.fps,
             quality=self._quality,
             metadata=self._metadata,
+            gpu=self._gpu,
         )
         try:
             with _writing(self.path):
@@ -299,6 +311,7 @@ def open_video(
     fps: float,
     quality: float = DEFAULT_QUALITY,
     metadata: Mapping[str, object] | None = None,
+    gpu: bool = False,
 ) -> VideoWriter:
     """Prepare to write a clip; the format follows the extension.
 
@@ -318,6 +331,7 @@ def open_video(
         quality: 0 (small) to 10 (best). MP4: CRF 40 to 12 (8 is CRF 17.6, visually lossless).
             WebP: ten times this. GIF: no effect (256 colours per frame).
         metadata: JSON-able facts to store in the file; see `read_metadata`.
+        gpu: Let an NVIDIA GPU encode MP4, where it can; x264 else.
     Raises:
         InputError: A path, size, rate or quality that cannot be used.
     """
@@ -325,7 +339,7 @@ def open_video(
     _check_fps(path, fps)
     _check_quality(quality)
     text = "" if metadata is None else json.dumps(dict(metadata), allow_nan=False)
-    return VideoWriter(path, size_hw=size_hw, fps=fps, quality=quality, metadata=text)
+    return VideoWriter(path, size_hw=size_hw, fps=fps, quality=quality, metadata=text, gpu=gpu)
 
 
 class _Mp4Encoder:
@@ -346,8 +360,7 @@ class _Mp4Encoder:
             *(_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y"),
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)),
             *("-i", "pipe:0", "-f", "ffmetadata", "-i", str(facts), "-map", "0:v"),
-            *("-map_metadata", "1", "-vf", _TO_BT709, "-c:v", "libx264", "-preset", "medium"),
-            *("-crf", f"{40 - 2.8 * job.quality:.1f}", *_TAGS, *_REPRODUCIBLE),
+            *("-map_metadata", "1", "-vf", _TO_BT709, *_codec(job), *_TAGS, *_REPRODUCIBLE),
             str(job.target),
         ]
         # A session of its own: Ctrl-C reaches only this program, which then ends ffmpeg.
@@ -399,6 +412,33 @@ class _Mp4Encoder:
             f"cannot write {self._path}: ffmpeg stopped with code {code}{said}",
             hint="check the free disk space and the rights of the folder, then try again",
         )
+
+
+def _codec(job: _Job) -> tuple[str, ...]:
+    crf = f"{40 - 2.8 * job.quality:.1f}"
+    if job.gpu and nvenc_works(job.size_hw):
+        return ("-c:v", "h264_nvenc", "-preset", "p5", "-rc", "vbr", "-cq", crf, "-b:v", "0")
+    return ("-c:v", "libx264", "-preset", "medium", "-crf", crf)
+
+
+@lru_cache(maxsize=8)
+def nvenc_works(size_hw: tuple[int, int]) -> bool:
+    """Whether an NVIDIA GPU encodes H.264 at a size here: found out by encoding one frame.
+
+    Cards differ in what they encode, data-centre ones may lack the encoder, and small frames are
+    refused.
+    """
+    size = f"{size_hw[1]}x{size_hw[0]}"
+    command = [
+        *(_ffmpeg(), "-hide_banner", "-loglevel", "error", "-f", "lavfi"),
+        *("-i", f"color=size={size}", "-frames:v", "1", "-pix_fmt", "yuv420p"),
+        *("-c:v", "h264_nvenc", "-f", "null", "-"),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=NVENC_PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def _ffmpeg() -> str:

@@ -164,18 +164,22 @@ def write_png(path: Path, picture: NDArray[np.uint8] | Image.Image) -> None:
     write_file(path, encode_png(picture))
 
 
-def compose_panel(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+def compose_panel(
+    tiles: Sequence[tuple[str, NDArray[np.uint8]]], *, columns: int | None = None
+) -> NDArray[np.uint8]:
     """Put pictures side by side, each under its caption: one frame of a panel video.
 
     Args:
         tiles: Captions and pictures, `uint8 (H, W, 3)` RGB or `(H, W)` grey, of one size.
+        columns: Pictures in one row; all of them if not given.
     Returns:
         `uint8 (H', W', 3)` RGB; both sides even; they depend on the tiles' size and number only.
     Raises:
         ShapeError: No tiles, or tiles of several sizes.
     """
     captions = [caption for caption, _ in tiles]
-    sheet = _grid([picture for _, picture in tiles], captions, columns=len(tiles), above=True)
+    pictures = [picture for _, picture in tiles]
+    sheet = _grid(pictures, captions, columns=columns or len(tiles), above=True)
     return np.asarray(sheet)
 
 

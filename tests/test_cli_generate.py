@@ -33,6 +33,7 @@ import seg2vid_cli
 from seg2vid_cli import Outputs, Pipeline, generate_file, read_recipe
 from seg2vid_cli.cli import console
 from seg2vid_cli.cli.app import app
+from seg2vid_cli.device import resolve_compute
 from seg2vid_cli.video import read_metadata
 from seg2vid_cli.weights.registry import read_registry
 
@@ -481,7 +482,8 @@ def test_the_report_says_what_was_done_and_where_each_choice_came_from(made):
     assert report["variant"] == "0 (default)"
     assert report["size"] == "64x32 (option, keep default)"
     assert report["length"] == f"3 frames (option) at {BUNDLE['fps']:g} fps (weights): 0.2 s"
-    assert re.fullmatch(r"cpu, fp32 \(device asked for.*\)", report["ran on"])
+    precision = resolve_compute("cpu").precision  # bf16 where this CPU computes in it
+    assert re.fullmatch(rf"cpu, {precision} \(device asked for.*\)", report["ran on"])
     written = report["wrote"].splitlines()
     assert written == ["clip.mp4", "frames", "flow", "seen", "panel.mp4", "sheet.png"]
 

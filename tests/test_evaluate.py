@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.motion import sample_latents
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training import evaluate, evaluate_motion
 from seg2vid_cli.training.clips import DriveClip
@@ -94,7 +95,8 @@ def test_each_half_of_the_latent_is_changed_alone(pairs, pipeline, monkeypatch):
             self.flow_px, self.forward_flow_px = flow, -flow
             self.visibility = torch.ones(2, 128, 256)
 
-    def predict(_, pair, latents):
+    def predict(_, pair, sample):
+        latents = sample_latents(config, sample)
         asked.append(latents)
         return Moved(latents)
 

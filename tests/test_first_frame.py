@@ -23,6 +23,7 @@ from seg2vid_cli.label_sets import TRAIN_ID_OF_LABEL
 from seg2vid_cli.labels import LabelMap, instance_edges, one_hot
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import GlobalGenerator, LocalEnhancer
+from seg2vid_cli.sample import Sample
 
 CPU = resolve_compute("cpu", "fp32")
 ORIENTATION = 0x0112
@@ -59,32 +60,32 @@ def error_of(path, size_hw=(32, 64)):
 
 
 def test_a_seed_paints_the_same_picture_again(network, planes):
-    paint = {"compute": CPU, "seed": 3, "variant": 1}
+    paint = {"compute": CPU, "sample": Sample(seed=3, variant=1)}
     painted = paint_first_frame(network, planes, **paint)
     assert painted.shape == (1, 3, 16, 32)
     assert torch.equal(paint_first_frame(network, planes, **paint), painted)
-    for other in ({"seed": 4}, {"variant": 2}):
-        changed = paint_first_frame(network, planes, **{**paint, **other})
+    for other in (Sample(seed=4, variant=1), Sample(seed=3, variant=2)):
+        changed = paint_first_frame(network, planes, sample=other, compute=CPU)
         assert (changed - painted).abs().max() > 0.05
 
 
 def test_look_and_texture_are_drawn_apart(network, planes):
-    painted = paint_first_frame(network, planes, seed=3, variant=1, compute=CPU)
+    painted = paint_first_frame(network, planes, sample=Sample(seed=3, variant=1), compute=CPU)
     style = draw_normal((1, 4), seed=3, variant=1, purpose="appearance")
     noise = draw_normal((1, 1, 16, 32), seed=3, variant=1, purpose="texture")
     assert torch.equal(painted, network(planes, style, noise))
 
 
 def test_other_labels_give_another_picture(network, planes):
-    painted = paint_first_frame(network, planes, seed=0, variant=0, compute=CPU)
-    changed = paint_first_frame(network, planes.flip(-1), seed=0, variant=0, compute=CPU)
+    painted = paint_first_frame(network, planes, sample=Sample(), compute=CPU)
+    changed = paint_first_frame(network, planes.flip(-1), sample=Sample(), compute=CPU)
     assert (changed - painted).abs().max() > 0.05
 
 
 def test_a_painted_picture_is_float32_in_every_precision(network, planes):
-    exact = paint_first_frame(network, planes, seed=0, variant=0, compute=CPU)
+    exact = paint_first_frame(network, planes, sample=Sample(), compute=CPU)
     bf16 = resolve_compute("cpu", "bf16")
-    rough = paint_first_frame(network, planes, seed=0, variant=0, compute=bf16)
+    rough = paint_first_frame(network, planes, sample=Sample(), compute=bf16)
     assert exact.dtype == rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.05
 

@@ -21,6 +21,7 @@ ORDER = (
     "labels",
     "label_view",
     "device",
+    "sample",
     "networks",
     "first_frame",
     "warp",
@@ -29,11 +30,17 @@ ORDER = (
     "refine",
     "video",
     "visualize",
+    "page",
     "recipe",
     "segment",
     "weights",
+    "saliency_metrics",
+    "saliency",
+    "saliency_files",
     "pipeline",
     "outputs",
+    "batch",
+    "bench",
     "training",
     "cli",
     "__main__",
@@ -44,6 +51,8 @@ WITHOUT_TORCH = (
     "seg2vid_cli.label_view",
     "seg2vid_cli.video",
     "seg2vid_cli.visualize",
+    "seg2vid_cli.page",
+    "seg2vid_cli.sample",
     "seg2vid_cli.recipe",
     "seg2vid_cli.weights.importers",
     "seg2vid_cli.weights.registry",
@@ -136,6 +145,17 @@ def test_pickles_are_opened_in_two_places_and_never_run():
                 options = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert options.get("weights_only") == "True", module
     assert places <= {"weights/importers/checkpoint", "training/loop"}
+
+
+def test_numpy_files_are_opened_without_pickles():
+    places = set()
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
+                places.add(module)
+                options = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert options.get("allow_pickle") == "False", module
+    assert "weights/importers/checkpoint" in places
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if part(m) not in {"cli", "training"}])

@@ -21,6 +21,7 @@ from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.weights.load import (
     FAMILIES,
+    OF_NO_CLIP,
     STAGES,
     config_from_dict,
     load_strictly,
@@ -30,7 +31,7 @@ from seg2vid_cli.weights.load import (
 )
 from seg2vid_cli.weights.registry import file_sha256
 
-OF_A_CLIP = [stage for stage in STAGES if stage != "segmenter"]
+OF_A_CLIP = [stage for stage in STAGES if stage not in OF_NO_CLIP]
 CONFIG = {
     "size_hw": [32, 64],
     "label_planes": 20,
@@ -100,7 +101,7 @@ def test_a_loaded_network_is_the_exported_one_in_fp32_and_frozen(tiny_bundle):
 
 
 def test_the_embedded_weights_fill_their_networks():
-    pipeline = Pipeline.open(device="cpu")
+    pipeline = Pipeline.open(device="cpu", precision="fp32")
     for network in (pipeline.generator, pipeline.motion, pipeline.refiner):
         for name, tensor in network.state_dict().items():
             assert tensor.isfinite().all(), name
@@ -144,15 +145,15 @@ def test_a_fact_of_another_kind_is_refused(bundle, key, value):
     assert "malformed" in malformed(bundle)
 
 
-def test_only_four_stages_are_known(bundle):
+def test_only_five_stages_are_known(bundle):
     describe(bundle, lambda data: data["stages"].update(sound=data["stages"]["motion"]))
     assert malformed(bundle).endswith(
-        "stages must be of first_frame, motion, refine, segmenter, not first_frame, motion, "
-        "refine, sound"
+        "stages must be of first_frame, motion, refine, segmenter, saliency, not first_frame, "
+        "motion, refine, sound"
     )
     describe(bundle, lambda data: data.update(stages={}))
     assert malformed(bundle).endswith(
-        "stages must be of first_frame, motion, refine, segmenter, not "
+        "stages must be of first_frame, motion, refine, segmenter, saliency, not "
     )
 
 
@@ -425,6 +426,18 @@ def test_even_one_unknown_or_missing_field_is_refused(bundle):
         config_from_dict(FlowConfig, {})
     describe(bundle, lambda data: data["stages"]["refine"]["config"].pop("bottleneck"))
     assert malformed(bundle).endswith("RefineConfig: missing ['bottleneck'], unknown []")
+
+
+@pytest.mark.parametrize("fields", [{}, {"up_blocks": 0}, {"up_blocks": 2}], ids=str)
+def test_a_field_with_a_default_may_be_missing(fields):
+    config = config_from_dict(LabelUNetConfig, {**CONFIG, **fields})
+    assert config == replace(LABEL_UNET, **fields)
+
+
+@pytest.mark.parametrize("value", [-1, 1.0, "2", None, True, [1]], ids=str)
+def test_a_field_with_a_default_is_checked_where_it_is_given(value):
+    with pytest.raises(ValueError, match="LabelUNetConfig: up_blocks = "):
+        config_from_dict(LabelUNetConfig, {**CONFIG, "up_blocks": value})
 
 
 # ---- files ---------------------------------------------------------------------------------------

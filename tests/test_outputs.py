@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +87,30 @@ FRAMES = (
 )
 
 
+class Film:
+    """A pipeline whose frames are already made; an error among them is raised in its place."""
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def make(self, clips, *, forward_flow=True):
+        assert len(clips) == 1
+        for frame in self.frames:
+            if isinstance(frame, BaseException):
+                raise frame
+            yield 0, frame
+
+
+def filmed(clip, frames):
+    """The same clip, of other frames."""
+    assert isinstance(clip, Clip)
+    return replace(clip, pipeline=Film(frames))
+
+
 @pytest.fixture
 def clip(pipeline, labels):
     """Four plain frames, without any network."""
-    planned = pipeline.generate(labels, frames=len(FRAMES))
-    return Clip(planned.recipe, planned.labels, lambda: iter(FRAMES))
+    return filmed(pipeline.generate(labels, frames=len(FRAMES)), FRAMES)
 
 
 # ---- what is written -----------------------------------------------------------------------------
@@ -281,7 +301,7 @@ def test_the_preview_of_a_long_clip_has_eleven_frames_and_their_times(
         return make(pictures, captions, columns=columns)
 
     monkeypatch.setattr(outputs_module, "contact_sheet", remember)
-    clip = Clip(planned.recipe, planned.labels, lambda: iter(frames))
+    clip = filmed(planned, frames)
     write_clip(clip, Outputs(video=tmp_path / "clip.gif", preview=tmp_path / "preview.png"))
     ((captions, reds, columns),) = seen
     assert columns == 4
@@ -295,12 +315,7 @@ def test_the_preview_of_a_long_clip_has_eleven_frames_and_their_times(
 
 def failing(clip, error):
     """The same clip, but after two frames something happens."""
-
-    def frames():
-        yield from FRAMES[:2]
-        raise error
-
-    return Clip(clip.recipe, clip.labels, frames)
+    return filmed(clip, [*FRAMES[:2], error])
 
 
 ERRORS = pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
@@ -327,7 +342,7 @@ def test_a_shorter_clip_replaces_a_longer_one(tmp_path, clip, pipeline, labels):
     write_clip(clip, everything(tmp_path))
     (tmp_path / "frames" / "notes.txt").write_text("mine")
     planned = pipeline.generate(labels, frames=2)
-    write_clip(Clip(planned.recipe, planned.labels, lambda: iter(FRAMES[:2])), everything(tmp_path))
+    write_clip(filmed(planned, FRAMES[:2]), everything(tmp_path))
     assert names(tmp_path / "frames") == [
         "clip.json",
         "frame_00000.png",

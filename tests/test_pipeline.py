@@ -11,7 +11,7 @@ import torch
 from conftest import CAR, EXAMPLES, FLOW, ROAD, SKY
 
 from seg2vid_cli.device import resolve_compute
-from seg2vid_cli.errors import DeviceError, InputError, WeightsError
+from seg2vid_cli.errors import DeviceError, InputError, ShapeError, WeightsError
 from seg2vid_cli.first_frame import paint_scene
 from seg2vid_cli.labels import (
     blank_labels,
@@ -24,6 +24,7 @@ from seg2vid_cli.labels import (
 from seg2vid_cli.motion import sample_latents
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.pipeline import LUMA, Clip, Pipeline, plan_size, to_uint8
+from seg2vid_cli.sample import Sample, plan_samples
 from seg2vid_cli.weights.load import open_bundle
 
 NATIVE = (128, 256)
@@ -40,8 +41,12 @@ class Mover:
         self.config, self.right, self.down, self.visible = FLOW, right, down, visible
         self.shown = []
 
-    def __call__(self, frame, planes, latents):
-        self.shown.append((frame.clone(), planes.clone(), latents.clone()))
+    def encode(self, frame, planes):
+        return [frame.clone(), planes.clone()]
+
+    def decode(self, encoded, latents, *, both_ways=True):
+        frame, planes = encoded
+        self.shown.append((frame, planes, latents.clone()))
         height, width = frame.shape[-2:]  # half of the full size
         steps = torch.arange(1.0, T + 1)[:, None, None].expand(T, height, width)
         flow = torch.stack(
@@ -49,7 +54,10 @@ class Mover:
         )[None]
         seen = torch.full((1, T, height, width), self.visible)
         return FlowOutput(
-            flow=flow, flow_back=-flow, visibility=seen, visibility_back=torch.ones_like(seen)
+            flow=flow,
+            flow_back=-flow if both_ways else None,
+            visibility=seen,
+            visibility_back=torch.ones_like(seen),
         )
 
 
@@ -168,9 +176,9 @@ def test_a_ribbon_has_no_size_of_its_own(labels_hw):
         plan_size(labels_hw, NATIVE)
 
 
-def test_an_unknown_fit_lists_the_known_ones():
+def test_an_unknown_fit_lists_the_known_ones(pipeline, labels):
     with pytest.raises(InputError, match="fit 'crop' is not known") as caught:
-        plan_size((512, 1024), NATIVE, fit="crop")
+        pipeline.generate(labels, fit="crop")
     assert caught.value.hint == "use one of keep, stretch"
 
 
@@ -179,7 +187,7 @@ def test_an_unknown_fit_lists_the_known_ones():
 
 def test_the_embedded_weights_make_a_clip():
     pipeline = Pipeline.open(device="cpu")
-    assert pipeline.compute.precision == "fp32"
+    assert pipeline.compute == resolve_compute("cpu")
     labels = read_labels(EXAMPLES / "city-street.labelIds.png")
     frames = list(pipeline.generate(labels, frames=3, size_hw=(64, 128)))
     assert [f.frame.shape for f in frames] == [(64, 128, 3)] * 3
@@ -232,6 +240,29 @@ def test_a_number_out_of_range_is_refused(pipeline, labels, name, value):
         pipeline.generate(labels, **{name: value})
 
 
+@pytest.mark.parametrize("fps", [0, 0.0, -1, 1000.5, float("nan"), float("inf")])
+def test_a_rate_out_of_range_is_refused(pipeline, labels, fps):
+    with pytest.raises(InputError, match=f"{fps:g} frames per second is out of range") as caught:
+        pipeline.generate(labels, fps=fps)
+    assert caught.value.hint == "above 0, up to 1000"
+
+
+@pytest.mark.parametrize("quality", [-0.1, 10.1, float("nan")])
+def test_a_quality_out_of_range_is_refused(pipeline, labels, quality):
+    with pytest.raises(InputError, match=f"quality {quality:g} is out of range") as caught:
+        pipeline.generate(labels, quality=quality)
+    assert caught.value.hint == "a number from 0 to 10"
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("size_hw", "problem"), [((33, 64), "is odd"), ((32, 5000), "is out of range")], ids=str
+)
+def test_a_size_that_cannot_be_is_refused(pipeline, labels, size_hw, problem, exact):
+    with pytest.raises(InputError, match=f"size {size_hw[1]}x{size_hw[0]} {problem}"):
+        pipeline.generate(labels, size_hw=size_hw, exact=exact)
+
+
 def test_the_largest_seed_and_variant_work(pipeline, labels):
     (frame,) = pipeline.generate(labels, seed=2**63 - 1, variant=2**31 - 1, frames=1)
     assert frame.frame.shape == (32, 64, 3)
@@ -253,7 +284,7 @@ def test_the_same_seed_gives_the_same_clip_bit_for_bit(pipeline, labels, tiny_bu
     settings = {"seed": 7, "variant": 3, "frames": 2 * T + 2}
     first = list(pipeline.generate(labels, **settings))
     torch.manual_seed(99)
-    other = Pipeline.open(str(tiny_bundle), device="cpu")
+    other = Pipeline.open(str(tiny_bundle), device="cpu", precision="fp32")
     for one, two in zip(first, other.generate(labels, **settings), strict=True):
         np.testing.assert_array_equal(one.frame, two.frame)
         if one.index:
@@ -361,7 +392,7 @@ def test_the_first_pass_sees_the_padded_label_map(pipeline, labels):
     full = torch.from_numpy(one_hot(padded.train_ids))[None]
     _, planes, latents = pipeline.motion.shown[0]
     torch.testing.assert_close(planes, torch.nn.functional.avg_pool2d(full, 2))
-    assert torch.equal(latents, sample_latents(FLOW, seed=0, variant=0))
+    assert torch.equal(latents, sample_latents(FLOW, Sample(seed=0, variant=0)))
 
 
 def test_all_passes_of_a_clip_share_one_latent(pipeline, labels):
@@ -426,6 +457,260 @@ def test_every_downscale_gets_sides_that_it_divides(pipeline, labels, downscale)
     pipeline = with_options(pipeline, motion={"downscale": downscale})
     frames = list(pipeline.generate(labels, frames=2))
     assert frames[1].flow_px.shape == (2, 32, 64)
+
+
+# ---- other frame rates ---------------------------------------------------------------------------
+
+
+def with_rate(pipeline, fps):
+    """The same networks, taken for learnt from clips of another rate."""
+    return Pipeline(replace(pipeline.bundle, fps=fps), pipeline.compute)
+
+
+@pytest.mark.parametrize(
+    "refine", [{"keep_visible": True}, {"keep_visible": True, "keyframes": 3}], ids=str
+)
+def test_clips_at_other_rates_show_the_same_frames_at_the_same_times(pipeline, labels, refine):
+    """At 8 of 12 frames a second every other frame lies between two predicted ones."""
+    pipeline = with_rate(with_options(pipeline, motion={"downscale": 2}, refine=refine), 12.0)
+    native = list(pipeline.generate(labels, frames=7))
+    fast = list(pipeline.generate(labels, frames=13, fps=24))
+    slow = list(pipeline.generate(labels, frames=5, fps=8.0))
+    for one, other in (
+        *zip(native, fast[::2], strict=True),
+        *zip(native[::3], slow[::2], strict=True),
+    ):
+        np.testing.assert_array_equal(one.frame, other.frame)
+        if one.index:
+            np.testing.assert_array_equal(one.flow_px, other.flow_px)
+            np.testing.assert_array_equal(one.forward_flow_px, other.forward_flow_px)
+            np.testing.assert_array_equal(one.visibility, other.visibility)
+    for frame, before in ((fast[7], native[3]), (fast[7], native[4]), (slow[1], native[1])):
+        assert not same(frame, before)
+    assert not same(native[-1], native[-2])
+
+
+@pytest.mark.parametrize("fps", [2.5, 7.5, 10, 15.0, 1000])
+def test_motion_is_as_fast_at_any_rate(pipeline, labels, fps):
+    """The native rate is 10; all that moves is 3 pixels further on in a tenth of a second."""
+    with_stubs(pipeline, right=3)
+    frames = list(pipeline.generate(labels, frames=9, fps=fps))
+    assert len(frames) == 9
+    for frame in frames[1:]:
+        begin = T * (-(-frame.index * 10 // (fps * T)) - 1)  # where its pass began
+        np.testing.assert_allclose(
+            frame.flow_px[0], 3 * (frame.index * 10 / fps - begin), atol=1e-3
+        )
+        np.testing.assert_allclose(frame.flow_px[1], 0, atol=1e-3)
+        np.testing.assert_allclose(frame.forward_flow_px, -frame.flow_px, atol=1e-3)
+        assert frame.visibility[:, :32].min() == 1
+
+
+@pytest.mark.parametrize(
+    ("fps", "frames", "rows"),
+    [
+        (10, 2 * T + 1, [T, T]),
+        (20, 2 * T + 1, [2 * T]),  # half as long a time
+        (20, 2 * T + 2, [2 * T, 1]),
+        (15, 4, [3]),  # 2/3, 4/3 and 2
+        (15, 3, [2]),  # the last pass is cut short
+        (5, 3, [1, 1]),  # 2 and 4
+        (2.5, 3, [1] * 4),  # 4 and 8: every other pass is not shown, but needed
+        (7.5, 4, [2, 2]),  # 4/3 and the end; 8/3 and 4
+        (7.5, 3, [2, 1]),
+    ],
+)
+def test_passes_follow_the_time_not_the_frames(pipeline, labels, fps, frames, rows):
+    with_stubs(pipeline)
+    made = list(pipeline.generate(labels, frames=frames, fps=fps))
+    assert [frame.index for frame in made] == [*range(frames)]
+    assert [len(x) for x in pipeline.refiner.shown] == rows
+    assert len(pipeline.motion.shown) == len(rows)
+
+
+def test_a_pass_starts_from_the_end_of_the_one_before_even_if_that_is_not_shown(pipeline, labels):
+    with_stubs(pipeline, right=2)
+    picture = gradient(32, 64)
+    frames = list(pipeline.generate(labels, frames=4, fps=7.5, picture=picture))  # 4/3, 8/3 and 4
+    (first, *_), (second, *_) = pipeline.motion.shown
+    torch.testing.assert_close(second[..., :-2], first[..., 2:], rtol=0, atol=1e-3)  # at half size
+    old, last = picture.astype(int), frames[-1].frame.astype(int)
+    assert np.abs(last[:, :-8] - old[:, 8:]).max() <= 1  # 4 steps of 2 pixels
+
+
+def test_frames_in_between_are_warped_along_flows_in_between(pipeline, labels):
+    native = list(pipeline.generate(labels, frames=T + 1))
+    fast = list(pipeline.generate(labels, frames=2 * T + 1, fps=20))
+    for name in ("flow_px", "forward_flow_px"):
+        predicted = [getattr(frame, name) for frame in native[1:]]
+        found = [getattr(frame, name) for frame in fast[1:]]
+        np.testing.assert_allclose(found[0], predicted[0] / 2, atol=1e-4)
+        np.testing.assert_allclose(found[2], (predicted[0] + predicted[1]) / 2, atol=1e-4)
+
+
+# ---- samples -------------------------------------------------------------------------------------
+
+
+def test_a_sample_takes_the_place_of_seed_and_variant(pipeline, labels):
+    plain = pipeline.generate(labels, seed=4, variant=2, frames=3)
+    sample = pipeline.generate(labels, sample=Sample(seed=4, variant=2), frames=3)
+    assert sample.recipe == plain.recipe
+    assert all(map(same, sample, plain))
+
+
+def test_look_and_motion_are_drawn_apart(pipeline, labels):
+    plain, *others = (
+        list(pipeline.generate(labels, sample=sample, frames=2))
+        for sample in (
+            Sample(variant=1),
+            Sample(variant=1, variants={"appearance": 0}),
+            Sample(variant=1, variants={"background": 0}),
+            Sample(variant=1, variants={"foreground": 0}),
+        )
+    )
+    assert [same(plain[0], other[0]) for other in others] == [False, True, True]
+    for other in others[1:]:
+        assert np.abs(plain[1].flow_px - other[1].flow_px).max() > 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0])
+def test_motion_is_scaled(pipeline, labels, scale):
+    with_stubs(pipeline, right=2)
+    sample = Sample(motion_scale=scale)
+    frames = list(pipeline.generate(labels, sample=sample, frames=T + 2))
+    for frame in frames[1:]:
+        shift = scale * 2 * (frame.index - frame.source)
+        np.testing.assert_allclose(frame.flow_px[0], shift, atol=1e-3)
+        np.testing.assert_allclose(frame.forward_flow_px[0], -shift, atol=1e-3)
+    if scale == 0:
+        assert all(same(frame, frames[0]) for frame in frames)
+
+
+# ---- several clips together ----------------------------------------------------------------------
+
+
+def mirrored(labels):
+    return labels_from_array(labels.train_ids[:, ::-1].copy(), encoding="train-ids")
+
+
+def together(pipeline, clips, **options):
+    """What `make` gives, clip by clip."""
+    made = [[] for _ in clips]
+    for number, frame in pipeline.make(clips, **options):
+        assert frame.index == len(made[number])
+        made[number].append(frame)
+    return made
+
+
+def assert_equal_frames(one, other):
+    assert (one.index, one.source) == (other.index, other.source)
+    for name in ("frame", "flow_px", "forward_flow_px", "visibility"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "refine", [{"keep_visible": True}, {"keep_visible": True, "keyframes": 3}], ids=str
+)
+def test_clips_made_together_are_to_the_last_bit_those_made_alone(pipeline, labels, refine):
+    pipeline = with_options(pipeline, motion={"downscale": 2}, refine=refine)
+    samples = [
+        *plan_samples(2, seed=4),  # one first frame
+        *plan_samples(2, seed=4, vary="appearance")[1:],  # another look
+        Sample(seed=4, motion_scale=0.5),
+        *plan_samples(3, seed=4, vary="both", to_seed=9)[1:2],
+    ]
+    maps = [labels] * len(samples) + [mirrored(labels)]
+    samples.append(Sample(seed=4))
+    clips = [
+        pipeline.generate(map_, sample=sample, frames=5, fps=15)  # the last in a second pass
+        for map_, sample in zip(maps, samples, strict=True)
+    ]
+    made = together(pipeline, clips)
+    for clip, frames in zip(clips, made, strict=True):
+        for one, other in zip(clip, frames, strict=True):
+            assert_equal_frames(one, other)
+    firsts = [frames[0] for frames in made]
+    assert [same(first, firsts[0]) for first in firsts] == [True, True, False, True, False, False]
+    for i, frames in enumerate(made):  # and no two are the same clip
+        assert not any(same(frames[-1], other[-1]) for other in made[:i])
+
+
+def test_frames_come_moment_by_moment_and_progress_goes_to_its_own_clip(pipeline, labels):
+    calls = []
+    clips = [
+        pipeline.generate(
+            labels,
+            variant=number,
+            frames=4,
+            progress=lambda *call, number=number: calls.append((number, *call)),
+        )
+        for number in range(2)
+    ]
+    order = [(number, frame.index) for number, frame in pipeline.make(clips)]
+    assert order == [(number, index) for index in range(4) for number in range(2)]
+    for number in range(2):
+        assert [call[1:] for call in calls if call[0] == number] == [
+            ("first frame", 0, 1),
+            ("first frame", 1, 1),
+            *(("motion", index, 3) for index in (1, 2, 3)),
+        ]
+
+
+def test_what_clips_share_is_done_once(pipeline, labels, monkeypatch):
+    painted, read = [], []
+    paint, encode = pipeline.generator.forward, pipeline.motion.encode
+    monkeypatch.setattr(
+        pipeline.generator, "forward", lambda *x: painted.append(len(x[0])) or paint(*x)
+    )
+    monkeypatch.setattr(pipeline.motion, "encode", lambda *x: read.append(len(x[0])) or encode(*x))
+    clips = [pipeline.generate(labels, sample=s, frames=T + 2) for s in plan_samples(3)]
+    together(pipeline, clips)
+    assert painted == [1]
+    assert read == [1, 3]  # after the first pass each has a picture of its own
+    together(pipeline, [pipeline.generate(mirrored(labels), frames=1)])
+    assert painted == [1, 1]
+
+
+def test_one_look_on_two_maps_is_painted_twice(pipeline, labels):
+    clips = [pipeline.generate(x, frames=1) for x in (labels, mirrored(labels), labels)]
+    (one,), (other,), (again,) = together(pipeline, clips)
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_clips_from_one_picture_start_alike_and_from_two_apart(pipeline, labels):
+    pictures = [gradient(32, 64), 255 - gradient(32, 64)]
+    clips = [
+        pipeline.generate(labels, sample=Sample(variant=variant), frames=3, picture=picture)
+        for picture in pictures
+        for variant in (0, 1)
+    ]
+    for clip, frames, picture in zip(
+        clips, together(pipeline, clips), np.repeat(pictures, 2, axis=0), strict=True
+    ):
+        np.testing.assert_array_equal(frames[0].frame, picture)
+        for one, other in zip(clip, frames, strict=True):
+            assert_equal_frames(one, other)
+
+
+def test_forward_flow_may_be_left_out(pipeline, labels):
+    clip = pipeline.generate(labels, frames=T + 2)
+    (frames,) = together(pipeline, [clip], forward_flow=False)
+    for one, other in zip(clip, frames, strict=True):
+        assert other.forward_flow_px is None
+        assert same(one, other)
+        np.testing.assert_array_equal(one.flow_px, other.flow_px)
+        np.testing.assert_array_equal(one.visibility, other.visibility)
+
+
+@pytest.mark.parametrize("other", [{"frames": 3}, {"fps": 20}, {"size_hw": (64, 128)}], ids=str)
+def test_clips_of_different_size_length_or_rate_are_not_made_together(pipeline, labels, other):
+    with_stubs(pipeline)
+    clips = [pipeline.generate(labels, **{"frames": 2, **o}) for o in ({}, {}, other)]
+    with pytest.raises(ShapeError, match="must have one size, length and frame rate"):
+        next(pipeline.make(clips))
+    assert pipeline.motion.shown == []
+    assert "generator" not in vars(pipeline)
 
 
 # ---- padding and pictures ------------------------------------------------------------------------

@@ -20,9 +20,18 @@ from seg2vid_cli.label_sets import TRAIN_ID_OF_LABEL
 from seg2vid_cli.labels import LabelMap, blank_labels, labels_from_array, resize_labels
 from seg2vid_cli.outputs import Outputs, write_clip
 from seg2vid_cli.recipe import Recipe, encode_labels, encode_scene, read_recipe, scene_sha256
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import open_video
 
 FRAME = np.full((32, 64, 3), 128, np.uint8)
+MIXED = Sample(
+    seed=5,
+    variant=2,
+    variants={"appearance": 0},
+    to_seed=9,
+    shares={"background": 0.25, "foreground": 1.0},
+    motion_scale=0.5,
+)
 
 
 @pytest.fixture
@@ -59,6 +68,10 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "precision": "fp32",
         "seed": 5,
         "variant": 2,
+        "variants": {},
+        "to_seed": None,
+        "shares": {},
+        "motion_scale": 1.0,
         "frames": 3,
         "fps": 10.0,  # of the bundle
         "quality": 3,
@@ -68,6 +81,66 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "labels_png": encode_labels(small.train_ids),
         "first_frame_sha256": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("settings", "sample"),
+    [
+        ({}, Sample()),
+        ({"seed": 5, "variant": 2}, Sample(seed=5, variant=2)),
+        ({"sample": MIXED}, MIXED),
+        ({"sample": MIXED, "seed": 8, "variant": 9}, MIXED),  # instead of both
+    ],
+    ids=["plain", "seed", "sample", "sample and seed"],
+)
+def test_a_recipe_holds_what_a_clip_is_drawn_from(tmp_path, pipeline, labels, settings, sample):
+    recipe = pipeline.generate(labels, frames=2, **settings).recipe
+    assert recipe.sample == sample
+    read = read_recipe(write(tmp_path / "clip.mp4", recipe.to_dict()))
+    assert read == recipe
+    assert read.sample == sample
+
+
+def test_a_first_clip_that_knows_no_parts_is_drawn_from_its_seed_alone(tmp_path, recipe):
+    data = recipe.to_dict()
+    for name in ("variants", "to_seed", "shares", "motion_scale"):
+        del data[name]
+    read = read_recipe(write(tmp_path / "clip.mp4", data))
+    assert read == recipe
+    assert read.sample == Sample(seed=5, variant=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variants": None},
+        {"variants": [1]},
+        {"variants": {"background": 1.0}},
+        {"variants": {"background": "1"}},
+        {"to_seed": 1.0},
+        {"to_seed": "9"},
+        {"to_seed": True},
+        {"shares": 0.5},
+        {"shares": {"background": "half"}},
+        {"shares": {"background": None}},
+        {"motion_scale": None},
+        {"motion_scale": "1"},
+        {"motion_scale": True},
+    ],
+    ids=str,
+)
+def test_a_note_on_parts_of_another_kind_is_damaged(tmp_path, recipe, change):
+    path = write(tmp_path / "clip.mp4", {**recipe.to_dict(), **change})
+    with pytest.raises(InputError, match="the note on how it was made is damaged"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"motion_scale": 5}, {"to_seed": -1}, {"shares": {"sound": 1}}], ids=str
+)
+def test_a_recipe_of_a_sample_that_cannot_be_is_refused_when_it_is_asked_for(recipe, change):
+    with pytest.raises(InputError):
+        _ = replace(recipe, **change).sample
 
 
 @pytest.mark.parametrize(
@@ -104,13 +177,13 @@ def test_a_recipe_comes_back_from_a_folder_of_frames(tmp_path, pipeline, labels)
     assert read_recipe(tmp_path / "frames") == read_recipe(tmp_path / "clip.mp4") == clip.recipe
 
 
-def test_a_clip_can_be_made_again_from_its_recipe_alone(tmp_path, pipeline, labels):
-    clip = pipeline.generate(labels, seed=5, variant=2, frames=4)
+@pytest.mark.parametrize("sample", [Sample(seed=5, variant=2), MIXED], ids=["plain", "mixed"])
+def test_a_clip_can_be_made_again_from_its_recipe_alone(tmp_path, pipeline, labels, sample):
+    clip = pipeline.generate(labels, sample=sample, frames=4)
     read = read_recipe(write(tmp_path / "clip.mp4", clip.recipe.to_dict()))
     again = pipeline.generate(
         read.labels(),
-        seed=read.seed,
-        variant=read.variant,
+        sample=read.sample,
         frames=read.frames,
         fps=read.fps,
         quality=read.quality,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import REFINE, lively
 
-from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.device import RowLimit, resolve_compute
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.refine import refine_frames
 
@@ -85,3 +85,34 @@ def test_refined_frames_are_float32_in_every_precision(precision, keep_visible):
     assert torch.equal(refined[seen], warped[seen]) == keep_visible
     assert refined.min() >= 0
     assert refined.max() <= 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_rows_are_refined_in_pieces_and_stay_in_order(limit):
+    pieces = []
+
+    class Doubler:
+        def __call__(self, damaged):
+            pieces.append(len(damaged))
+            return 2 * damaged
+
+    warped = torch.arange(5.0)[:, None, None, None].expand(5, 3, *SIZE)
+    refined = refine_frames(
+        Doubler(),
+        warped,
+        torch.ones(5, *SIZE),
+        torch.zeros(1, 3, *SIZE),
+        keep_visible=False,
+        compute=CPU,
+        rows=RowLimit(limit),
+    )
+    assert torch.equal(refined, 2 * warped)
+    assert pieces == {1: [1] * 5, 2: [2, 2, 1], 3: [3, 2]}[limit]
+
+
+def test_every_frame_may_have_noise_of_its_own():
+    warped, visibility, _ = some_frames()
+    noise = torch.randn(2, 3, *SIZE)
+    _, network = refine(warped, visibility, noise, keep_visible=True)
+    hidden = (visibility == 0)[:, None].expand_as(warped)
+    assert torch.equal(network.shown[hidden], noise[hidden])

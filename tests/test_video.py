@@ -572,3 +572,42 @@ def test_write_file_replaces_whole(tmp_path, monkeypatch):
         write_file(path, b"three")
     assert path.read_bytes() == b"two"
     assert names(tmp_path) == ["sheet.png"]
+
+
+# ---- encoding on a GPU ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("works", "codec"), [(True, "h264_nvenc"), (False, "libx264")])
+def test_a_gpu_encodes_only_where_one_frame_has_shown_that_it_can(
+    tmp_path, monkeypatch, works, codec
+):
+    """A stand-in for ffmpeg that knows NVENC or not, and notes what it was asked for."""
+    asked = tmp_path / "asked.txt"
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(
+        f'#!/bin/sh\necho "$@" >> "{asked}"\n'
+        f'case "$*" in *lavfi*) exit {0 if works else 1};; esac\ncat > /dev/null\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
+    video.nvenc_works.cache_clear()
+    try:
+        with (
+            pytest.raises(VideoError),
+            video.open_video(  # nothing was written to read back
+                tmp_path / "c.mp4", size_hw=(16, 16), fps=15, gpu=True
+            ) as writer,
+        ):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    finally:
+        video.nvenc_works.cache_clear()
+    probe, encoding = asked.read_text().splitlines()[:2]
+    assert "color=size=16x16" in probe
+    assert codec in encoding.split()
+    assert "-cq" in encoding.split() if works else "-crf" in encoding.split()
+
+
+def test_without_a_gpu_nobody_asks_for_nvenc(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "nvenc_works", lambda size_hw: pytest.fail("was asked"))
+    with video.open_video(tmp_path / "c.mp4", size_hw=(16, 16), fps=15) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))

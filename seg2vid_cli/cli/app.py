@@ -7,10 +7,22 @@ from typing import Annotated
 import typer
 
 from seg2vid_cli import __version__
-from seg2vid_cli.cli import console, doctor, generate, inspect, label, train, weights
+from seg2vid_cli.cli import (
+    batch,
+    bench,
+    console,
+    doctor,
+    generate,
+    inspect,
+    label,
+    saliency,
+    train,
+    weights,
+)
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted, 143 terminated."
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 some of a batch failed, "
+    "130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(
@@ -23,9 +35,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EXIT_CODES)(generate.generate)
+app.command(epilog=EXIT_CODES)(batch.batch)
 app.command(epilog=EXIT_CODES)(inspect.inspect)
 app.command(epilog=EXIT_CODES)(label.label)
+app.command(epilog=EXIT_CODES)(saliency.saliency)
 app.command(epilog=EXIT_CODES)(doctor.doctor)
+app.command(epilog=EXIT_CODES)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.add_typer(train.app, name="train")
 

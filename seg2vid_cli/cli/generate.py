@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +13,11 @@ from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
     from seg2vid_cli.labels import LabelMap
-    from seg2vid_cli.outputs import Report
+    from seg2vid_cli.outputs import Outputs, Report
     from seg2vid_cli.recipe import Recipe
 
 OF_PIPELINE = ("weights", "first_frame_weights", "motion_weights", "device", "precision")
+SAMPLES_TO_SEED = 5
 FROM_DEFAULT, FROM_OPTION, FROM_CLIP, FROM_WEIGHTS = "default", "option", "--like", "weights"
 
 
@@ -69,6 +70,8 @@ def generate(
     seed: Annotated[
         int | None,
         typer.Option(
+            "--seed",
+            "--from-seed",
             metavar="N",
             help="Decides look and motion; same seed, same clip. [dim]\\[default: 0][/]",
             rich_help_panel=options.SAMPLE,
@@ -94,8 +97,67 @@ def generate(
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Frames per second. [dim]\\[default: of the clips the motion was learnt from][/]",
+            help="Frames per second; the motion is as fast at any rate. [dim]\\[default: of the "
+            "clips the motion was learnt from][/]",
             rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    motion_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR",
+            help="Everything moves so many times as far, 0 to 4. [dim]\\[default: 1][/]",
+            rich_help_panel=options.SAMPLE,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="So many clips, one variant after the other: FILE-001.mp4 ...",
+            rich_help_panel=options.VARIANTS,
+        ),
+    ] = None,
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="motion|appearance|both",
+            help="What differs between the samples. [dim]\\[default: motion][/]",
+            rich_help_panel=options.VARIANTS,
+        ),
+    ] = None,
+    vary_motion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="background|foreground|both",
+            help="Whose motion differs: the camera's, the objects', or both. "
+            "[dim]\\[default: both][/]",
+            rich_help_panel=options.VARIANTS,
+        ),
+    ] = None,
+    to_seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Samples on the way from --from-seed to this seed, in equal steps "
+            "(5 without --samples).",
+            rich_help_panel=options.VARIANTS,
+        ),
+    ] = None,
+    grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid",
+            help="One video with all samples side by side instead of one each.",
+            rich_help_panel=options.VARIANTS,
+        ),
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="A page with all samples in it, to look through them in a browser.",
+            rich_help_panel=options.VARIANTS,
         ),
     ] = None,
     size: Annotated[
@@ -153,7 +215,11 @@ def generate(
     ] = None,
     preview: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Contact sheet.", rich_help_panel=options.OUTPUT),
+        typer.Option(
+            metavar="FILE.png",
+            help="Contact sheet; of several samples, a row each.",
+            rich_help_panel=options.OUTPUT,
+        ),
     ] = None,
     as_json: options.JsonOption = False,
     quiet: Annotated[
@@ -209,6 +275,7 @@ def generate(
     if labels is None and like is None and first_frame is None:
         raise InputError("no label map given", hint="seg2vid generate LABELS.png -o out.mp4")
     target = output or _default_output(labels)
+    count = _count_samples(samples, to_seed, vary=vary, vary_motion=vary_motion, grid=grid)
 
     from seg2vid_cli.labels import read_labels  # cheap checks first; torch only after them
     from seg2vid_cli.recipe import read_recipe
@@ -227,6 +294,7 @@ def generate(
     given = {
         "seed": seed,
         "variant": variant,
+        "motion_scale": motion_scale,
         "frames": frames,
         "fps": fps,
         "quality": quality,
@@ -239,8 +307,15 @@ def generate(
         "precision": precision,
     }
 
-    from seg2vid_cli.outputs import Outputs, generate_file, report_json
+    from seg2vid_cli.outputs import (
+        Outputs,
+        check_targets,
+        generate_samples,
+        report_json,
+        reports_json,
+    )
     from seg2vid_cli.pipeline import Pipeline
+    from seg2vid_cli.sample import plan_samples
 
     choices = _choose(given, recipe)
     outputs = Outputs(
@@ -252,8 +327,19 @@ def generate(
         preview=preview,
     )
     inputs = [path for path in (labels, instances, first_frame, like) if path]
-    outputs.check(inputs=tuple(inputs))
     settings = {name: choice.value for name, choice in choices.items()}
+    drawn = {name: settings.pop(name) for name in ("seed", "variant", "motion_scale")}
+    if count is None and recipe is not None:
+        planned = [replace(recipe.sample, **_own_variant(drawn, variant))]
+    else:
+        planned = plan_samples(
+            count or 1,
+            **drawn,
+            vary=vary or "motion",  # type: ignore[arg-type]
+            vary_motion=vary_motion or "both",  # type: ignore[arg-type]
+            to_seed=to_seed,
+        )
+    check_targets(outputs, len(planned), grid=grid, page=page, inputs=tuple(inputs))
     settings["exact"] = labels is None and recipe is not None and size is None and fit is None
     pipeline = Pipeline.open(
         **{name: settings.pop(name) for name in OF_PIPELINE},
@@ -262,21 +348,58 @@ def generate(
     if recipe is not None and recipe.weights_sha256 != pipeline.weights_sha256:
         console.show_note("the weights differ from the clip's, so this will not be the same clip")
     with console.progress_bars(quiet=quiet or as_json) as progress:
-        report = generate_file(
+        reports = generate_samples(
             label_map,
             target,
+            samples=planned,
             pipeline=pipeline,
             outputs=outputs,
             first_frame=first_frame,
+            grid=grid,
+            page=page,
             progress=progress,
             **settings,
         )
+    report = reports[0]
     if as_json:
-        console.out.print(report_json(report), markup=False, highlight=False)
+        text = report_json(report) if count is None else reports_json(reports)
+        console.out.print(text, markup=False, highlight=False)
     elif not quiet:
-        _print_report(report, choices, pipeline.compute.reason)
+        more = _more_files(reports, outputs, page)
+        _print_report(report, choices, pipeline.compute.reason, more)
     if recipe is not None:
         _note_differences(recipe, report.clip.recipe)
+
+
+def _count_samples(
+    samples: int | None, to_seed: int | None, *, grid: bool, **vary: str | None
+) -> int | None:
+    """How many samples are wanted; None = one clip, as ever.
+
+    Raises:
+        InputError: An option is of no use for one clip.
+    """
+    if samples is None and to_seed is not None:
+        return SAMPLES_TO_SEED
+    if samples is None:
+        idle = [f"--{name.replace('_', '-')}" for name, value in vary.items() if value is not None]
+        idle += ["--grid"] if grid else []
+        if idle:
+            raise InputError(f"{idle[0]} is for several samples", hint="add --samples N")
+    return samples
+
+
+def _own_variant(drawn: dict[str, Any], variant: int | None) -> dict[str, Any]:
+    """A variant of one's own choice is meant for all parts of a clip that is repeated."""
+    return drawn if variant is None else {**drawn, "variants": {}}
+
+
+def _more_files(reports: list[Report], outputs: Outputs, page: Path | None) -> list[Path]:
+    """Files that the first report does not name."""
+    paths = [Path(p) for r in reports[1:] for p in r.to_dict()["outputs"].values()]
+    if len(reports) > 1 and outputs.preview:
+        paths.append(outputs.preview)
+    return [*paths, *([page] if page else [])]
 
 
 def _default_output(labels: Path | None) -> Path:
@@ -302,6 +425,7 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
     defaults: dict[str, Any] = {
         "seed": 0,
         "variant": 0,
+        "motion_scale": 1.0,
         "frames": DEFAULT_FRAMES,
         "fps": None,
         "quality": DEFAULT_QUALITY,
@@ -328,7 +452,9 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
     return choices
 
 
-def _print_report(report: Report, choices: dict[str, Choice], compute_reason: str) -> None:
+def _print_report(
+    report: Report, choices: dict[str, Choice], compute_reason: str, more: list[Path]
+) -> None:
     from seg2vid_cli.label_view import class_table
 
     recipe, labels = report.clip.recipe, report.labels
@@ -355,6 +481,11 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
         ),
         ("seed", f"{recipe.seed} ({origin['seed']})"),
         ("variant", f"{recipe.variant} ({origin['variant']})"),
+        *(
+            [("motion scale", f"{recipe.motion_scale:g} ({origin['motion_scale']})")]
+            if recipe.motion_scale != 1
+            else []
+        ),
         ("size", f"{width}x{height} ({origin['size_hw']}, {recipe.fit} {origin['fit']})"),
         (
             "length",
@@ -364,8 +495,8 @@ def _print_report(report: Report, choices: dict[str, Choice], compute_reason: st
         ("ran on", f"{recipe.device}, {recipe.precision} ({compute_reason})"),
         ("took", f"{report.seconds:.1f} s"),
     ]
-    written = report.to_dict()["outputs"]
-    rows += [("wrote" if i == 0 else "", path) for i, path in enumerate(written.values())]
+    written = [*report.to_dict()["outputs"].values(), *map(str, more)]
+    rows += [("wrote" if i == 0 else "", path) for i, path in enumerate(written)]
     console.show_facts(rows)
     if labels.doubtful:
         console.show_note("the encoding is uncertain: check the classes, or give --encoding")

@@ -74,7 +74,7 @@ def _recipe_of(file: Path) -> Recipe | None:
 
 def _clip_facts(file: Path, recipe: Recipe | None) -> dict[str, Any]:
     from seg2vid_cli.errors import VideoError
-    from seg2vid_cli.video import probe_video
+    from seg2vid_cli.video import probe_video, read_metadata
 
     try:
         info = probe_video(file)
@@ -88,7 +88,9 @@ def _clip_facts(file: Path, recipe: Recipe | None) -> dict[str, Any]:
         "fps": info.fps,
     }
     if recipe is None:
-        return {**facts, "made by": "not by seg2vid, or its note is gone"}
+        tool = str((read_metadata(file) or {}).get("tool", ""))  # a grid, or saliency
+        known = tool.startswith("seg2vid")
+        return {**facts, "made by": tool if known else "not by seg2vid, or its note is gone"}
     made = recipe.to_dict()
     del made["labels_png"]
     return {**facts, "how it was made": made}

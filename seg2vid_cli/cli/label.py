@@ -76,7 +76,7 @@ def label(
     compute = resolve_compute(device)
     bundle = open_bundle(weights, before_pull=None if quiet else console.announce_pull)
     bundle.require("segmenter")
-    network = bundle.network("segmenter").to(compute.device)
+    network = compute.prepare(bundle.network("segmenter"))
     assert isinstance(network, Segmenter)
     labels = label_photo(network, np.asarray(picture), compute=compute)
     write_label_map(output, labels)

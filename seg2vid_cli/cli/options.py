@@ -12,6 +12,7 @@ from seg2vid_cli.errors import InputError
 
 INPUT = "Input"
 SAMPLE = "Sample"
+VARIANTS = "Several samples"
 OUTPUT = "Output"
 RUN = "Running"
 
@@ -38,6 +39,43 @@ InstancesOption = Annotated[
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON result on stdout.", rich_help_panel=OUTPUT),
+]
+
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="NAME|DIR",
+        help="Weights by name (seg2vid weights list) or folder.",
+        rich_help_panel=RUN,
+    ),
+]
+FirstFrameWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--first-frame-weights",
+        metavar="NAME|DIR",
+        help="Take the first frame's network from these weights.",
+        rich_help_panel=RUN,
+    ),
+]
+MotionWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--motion-weights",
+        metavar="NAME|DIR",
+        help="Take motion, size and frame rate from these weights, and refinement if they have it.",
+        rich_help_panel=RUN,
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="Number format of the networks.",
+        rich_help_panel=RUN,
+    ),
 ]
 
 

@@ -175,7 +175,8 @@ def remove(
 @app.command("import")
 def import_weights(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="The authors' file: .pth, .pth.tar, .pt.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="The authors' file: .pth, .pth.tar, .pt, .npz."),
     ],
     kind: Annotated[
         str, typer.Option("--as", metavar="KIND", help=f"Its layout: {', '.join(KINDS)}.")
@@ -315,8 +316,12 @@ def _summary(row: dict[str, Any]) -> list[str]:
 
 def _needs(spec: WeightSpec) -> str:
     """What has to come along for a clip."""
-    if set(spec.stages) == {"segmenter"}:
-        return "a photo"
+    alone: dict[tuple[str, ...], str] = {
+        ("segmenter",): "a photo",
+        ("saliency",): "a video or pictures",
+    }
+    if tuple(spec.stages) in alone:
+        return alone[tuple(spec.stages)]
     needs = ["a label map"] if spec.labels != "none" else []
     if "first_frame" not in spec.stages:
         needs.append("a first frame")

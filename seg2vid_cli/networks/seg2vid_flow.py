@@ -8,6 +8,7 @@ Source: "Video Generation from Single Semantic Label Map" (Pan et al., CVPR 2019
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,13 +82,13 @@ class FlowOutput:
     Args:
         flow: `(B, 2, T, H, W)`, half-images, channel 0 = x; future frame t shows at `grid` what the
             first frame has at `grid - flow`.
-        flow_back: The same with the roles of the two frames exchanged.
+        flow_back: The same with the roles of the two frames exchanged; None where not asked for.
         visibility: `(B, T, H, W)`, 1 = the place in frame t is visible in the first frame.
         visibility_back: `(B, T, H, W)`, 1 = the place in the first frame is visible in frame t.
     """
 
     flow: Tensor
-    flow_back: Tensor
+    flow_back: Tensor | None
     visibility: Tensor
     visibility_back: Tensor
 
@@ -186,11 +187,33 @@ class Seg2VidFlow(nn.Module):
         Returns:
             Flows and visibility of all T frames.
         """
-        features = torch.cat([frame, planes], dim=1)
-        skips = []
+        return self.decode(self.encode(frame, planes), latents)
+
+    def encode(self, frame: Tensor, planes: Tensor) -> list[Tensor]:
+        """Read pictures and labels, as in `forward`.
+
+        Returns:
+            Features at 1/2, 1/4, 1/8 and 1/16 of the size.
+        """
+        x = torch.cat([frame, planes], dim=1)
+        features = []
         for layer in self.encoder:
-            features = layer(features)
-            skips.append(features)
+            x = layer(x)
+            features.append(x)
+        return features
+
+    def decode(
+        self, encoded: Sequence[Tensor], latents: Tensor, *, both_ways: bool = True
+    ) -> FlowOutput:
+        """Predict motion from what `encode` gave.
+
+        Args:
+            encoded: Features of B pictures, or of one for all latents.
+            latents: `(B, latent_rows, latent_size)`.
+            both_ways: Whether `flow_back` is wanted.
+        """
+        skips = [x.expand(len(latents), -1, -1, -1) for x in encoded]
+        features = skips[-1]
         latent_map = self._latent_map(latents, features.shape[-2:])
         per_frame = self.latent_conv(torch.cat([latent_map, features], dim=1))
         pieces = per_frame.chunk(self.config.num_frames, dim=1)
@@ -201,7 +224,8 @@ class Seg2VidFlow(nn.Module):
         x = self.gate1(self.up2(torch.cat([x, eighth], dim=1)))
         x = self.gate2(self.up3(torch.cat([x, quarter], dim=1)))
         x = torch.cat([x, half], dim=1)
-        flow, flow_back = self._unfold(self.flow_head(x)), self._unfold(self.flow_back_head(x))
+        flow = self._unfold(self.flow_head(x))
+        flow_back = self._unfold(self.flow_back_head(x)) if both_ways else None
         visibility = torch.sigmoid(self._unfold(self.visibility_head(x)))
         return FlowOutput(
             flow=flow,

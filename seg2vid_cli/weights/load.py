@@ -8,8 +8,9 @@ card. It may lack stages; `mix_bundles` takes them from several.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,7 @@ from seg2vid_cli.networks.pix2pixhd import (
     LocalConfig,
     LocalEnhancer,
 )
+from seg2vid_cli.networks.salgan import Salema, SalemaConfig, Salgan, SalganConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
@@ -44,10 +46,12 @@ LABEL_SETS: Mapping[str, int] = {"cityscapes-20": NUM_CLASSES, "cityscapes-35": 
 # The families that fit a stage, and which options it takes.
 STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
-    "motion": (("seg2vid-flow",), {"downscale": int}),
+    "motion": (("seg2vid-flow",), {"downscale": int, "objects_apart": bool}),
     "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
     "segmenter": (("segmenter",), {}),  # photo to label map: no part of a clip
+    "saliency": (("salgan", "salema"), {"normalise": bool, "blur": bool}),  # nor is this
 }
+OF_NO_CLIP = ("segmenter", "saliency")
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "label-unet": (LabelUNetConfig, LabelUNet),
     "pix2pixhd-global": (GlobalConfig, GlobalGenerator),
@@ -55,6 +59,8 @@ FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
     "segmenter": (SegmenterConfig, Segmenter),
+    "salgan": (SalganConfig, Salgan),
+    "salema": (SalemaConfig, Salema),
 }
 # Label planes that the pipeline can give a family.
 PLANES: Mapping[str, tuple[int, ...]] = {
@@ -106,7 +112,7 @@ class Bundle:
 
     def sha256(self) -> dict[str, str]:
         """Hash of the files of all stages that make a clip, by stage, and of the descriptions."""
-        files = {n: s.path for n, s in self.stages.items() if n != "segmenter"}
+        files = {n: s.path for n, s in self.stages.items() if n not in OF_NO_CLIP}
         files |= self.descriptions
         return {name: self.hashes.get(path) or file_sha256(path) for name, path in files.items()}
 
@@ -119,8 +125,15 @@ class Bundle:
         hints = {
             "first_frame": "add --first-frame-weights NAME|DIR, or start from a picture with "
             "--first-frame",
-            "segmenter": "give weights with one; seg2vid weights list shows the stages",
+            **dict.fromkeys(
+                OF_NO_CLIP, "give weights with one; seg2vid weights list shows the stages"
+            ),
         }
+        if all(stage in OF_NO_CLIP for stage in self.stages):
+            uses = {"segmenter": "seg2vid label", "saliency": "seg2vid saliency"}
+            use = " and ".join(uses[stage] for stage in self.stages)
+            no_clip = f"they make no clip, they are for {use}; give others"
+            hints |= {stage: no_clip for stage in STAGES if stage not in OF_NO_CLIP}
         for stage in stages:
             if stage not in self.stages:
                 what = {"first_frame": "first-frame", "refine": "refinement"}.get(stage, stage)
@@ -315,30 +328,36 @@ def _stage(folder: Path, name: str, data: Mapping[str, Any], planes: int) -> Sta
 
 
 def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """Build a network configuration; lists become tuples, every field must be given, none more.
+    """Build a network configuration; lists become tuples.
+
+    Every field without a default must be given, and none that is unknown.
 
     Raises:
         ValueError: A field is missing or unknown, or has a value that cannot be.
     """
     hints = get_type_hints(kind)
-    known = {known_field.name for known_field in fields(kind)}
-    if known != set(values):
-        missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+    needed = {known_field.name for known_field in fields(kind) if known_field.default is MISSING}
+    missing, unknown = sorted(needed - set(values)), sorted(set(values) - set(hints))
+    if missing or unknown:
         raise ValueError(f"{kind.__name__}: missing {missing}, unknown {unknown}")
-    for known_field in fields(kind):
-        value = values[known_field.name]
-        if not _suits(hints[known_field.name], value):
-            raise ValueError(f"{kind.__name__}: {known_field.name} = {value!r}")
+    for name, value in values.items():
+        if not _suits(hints[name], value):
+            raise ValueError(f"{kind.__name__}: {name} = {value!r}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _suits(hint: Any, value: Any) -> bool:
-    """Whether a configuration's field, a size, several sizes or one of some words, can have it."""
+    """Whether a configuration's field can have a value.
+
+    Fields are a size, several sizes, one of some words, or a number that is not negative.
+    """
     if get_origin(hint) is tuple:
         whole = isinstance(value, (list, tuple)) and len(value) > 0
         return whole and all(type(item) is int and item >= 0 for item in value)
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value) and value >= 0
     return type(value) is int and value >= 0
 
 

@@ -1,0 +1,168 @@
+"""What a clip is drawn from: a seed, and for look, camera and objects a number each under it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from seg2vid_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Part = Literal["appearance", "background", "foreground"]
+PARTS: tuple[Part, ...] = get_args(Part)
+MOTION: tuple[Part, ...] = ("background", "foreground")
+Vary = Literal["motion", "appearance", "both"]
+VARIES: tuple[Vary, ...] = get_args(Vary)
+VaryMotion = Literal["background", "foreground", "both"]
+VARIES_MOTION: tuple[VaryMotion, ...] = get_args(VaryMotion)
+MAX_SEED, MAX_VARIANT = 2**63 - 1, 2**31 - 1
+MAX_MOTION_SCALE = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Where the random numbers of one clip come from.
+
+    Args:
+        seed: The user's seed.
+        variant: Number of the sample under this seed.
+        variants: For parts that are another sample's: its number.
+        to_seed: Seed at the other end, where the sample lies between two seeds.
+        shares: For each part how far it is on the way to `to_seed`, from 0 to 1.
+        motion_scale: Factor on the length of all flows.
+
+    Raises:
+        InputError: A number out of range.
+    """
+
+    seed: int = 0
+    variant: int = 0
+    variants: Mapping[str, int] = field(default_factory=dict)
+    to_seed: int | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    motion_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers: list[tuple[str, Any, int]] = [
+            ("seed", self.seed, MAX_SEED),
+            ("variant", self.variant, MAX_VARIANT),
+            *(
+                (f"variant of {part}", number, MAX_VARIANT)
+                for part, number in self.variants.items()
+            ),
+        ]
+        if self.to_seed is not None:
+            numbers.append(("seed", self.to_seed, MAX_SEED))
+        for name, value, high in numbers:
+            if type(value) is not int or not 0 <= value <= high:
+                raise InputError(
+                    f"{name} {value} is out of range", hint=f"a whole number from 0 to {high}"
+                )
+        for share in self.shares.values():
+            if not 0 <= share <= 1:
+                raise InputError(f"share {share} is out of range", hint="a number from 0 to 1")
+        if not 0 <= self.motion_scale <= MAX_MOTION_SCALE:  # also false for NaN
+            raise InputError(
+                f"motion scale {self.motion_scale:g} is out of range",
+                hint=f"a number from 0 to {MAX_MOTION_SCALE:g}; 1 leaves the motion as it is",
+            )
+        unknown = {*self.variants, *self.shares} - set(PARTS)
+        if unknown:
+            raise InputError(f"{min(unknown)}: no part of a sample", hint=f"use {', '.join(PARTS)}")
+
+    def variant_of(self, part: Part) -> int:
+        """Number of the sample that a part is taken from."""
+        return self.variants.get(part, self.variant)
+
+    def share_of(self, part: Part) -> float:
+        """How far a part is on the way to `to_seed`; 0 without one."""
+        return 0.0 if self.to_seed is None else self.shares.get(part, 0.0)
+
+    def key(self, part: Part) -> tuple[object, ...]:
+        """Two samples with equal keys draw the same numbers for this part."""
+        share = self.share_of(part)
+        return self.seed, self.variant_of(part), share, self.to_seed if share else None
+
+    def draw(self, shape: tuple[int, ...], *, part: Part, purpose: str) -> Tensor:
+        """Standard normal numbers for a part, float32 on the CPU; see `draw_normal`.
+
+        Between two seeds they move along a quarter of a circle, so that they stay standard normal
+        all the way.
+        """
+        from seg2vid_cli.device import draw_normal  # torch, which recipes do without
+
+        variant, share = self.variant_of(part), self.share_of(part)
+        start = draw_normal(shape, seed=self.seed, variant=variant, purpose=purpose)
+        if not share:
+            return start
+        assert self.to_seed is not None
+        end = draw_normal(shape, seed=self.to_seed, variant=variant, purpose=purpose)
+        if share == 1:
+            return end
+        angle = share * math.pi / 2
+        return math.cos(angle) * start + math.sin(angle) * end
+
+    def describe(self) -> str:
+        """Short, for captions: `seed 3`, `seed 3, variant 2`, `seed 3 to 9: 50 %`."""
+        if self.to_seed is not None:
+            share = max((self.share_of(part) for part in PARTS), default=0.0)
+            return f"seed {self.seed} to {self.to_seed}: {100 * share:.0f} %"
+        return f"seed {self.seed}" + (f", variant {self.variant}" if self.variant else "")
+
+
+def plan_samples(
+    count: int,
+    *,
+    seed: int = 0,
+    variant: int = 0,
+    vary: Vary = "motion",
+    vary_motion: VaryMotion = "both",
+    to_seed: int | None = None,
+    motion_scale: float = 1.0,
+) -> list[Sample]:
+    """Plan samples that share what does not vary.
+
+    Args:
+        count: How many.
+        seed: The user's seed.
+        variant: Number of the first sample; what does not vary is always this one's.
+        vary: Whether motion, look or both differ.
+        vary_motion: Where motion varies: the camera's part, the objects', or both.
+        to_seed: Go from `seed` to this one in equal steps, instead of counting variants.
+        motion_scale: See `Sample`.
+
+    Raises:
+        InputError: A number out of range, or an unknown word.
+    """
+    for word, words in ((vary, VARIES), (vary_motion, VARIES_MOTION)):
+        if word not in words:
+            raise InputError(f"'{word}' is not known", hint=f"use one of {', '.join(words)}")
+    if count < 1 or variant + count - 1 > MAX_VARIANT:
+        raise InputError(f"{count} samples are out of range", hint="use 1 or more")
+    if to_seed is not None and count < 2:
+        raise InputError("one sample cannot lie between two seeds", hint="use --samples 2 or more")
+    varied: set[Part] = {"appearance"} if vary in ("appearance", "both") else set()
+    if vary in ("motion", "both"):
+        varied |= set(MOTION) if vary_motion == "both" else {vary_motion}
+    samples = []
+    for index in range(count):
+        if to_seed is None:
+            own: dict[str, int] = {p: variant for p in PARTS if p not in varied and index}
+            sample = Sample(
+                seed=seed, variant=variant + index, variants=own, motion_scale=motion_scale
+            )
+        else:
+            share = index / (count - 1)
+            sample = Sample(
+                seed=seed,
+                variant=variant,
+                to_seed=to_seed,
+                shares={part: share for part in PARTS if part in varied},
+                motion_scale=motion_scale,
+            )
+        samples.append(sample)
+    return samples
