@@ -75,7 +75,7 @@ class Compute:
 
 
 class RowLimit:
-    """How many rows of a batch a network takes at once; halved whenever a GPU runs out of memory.
+    """How many rows of a batch a network takes at once; halved for good when a GPU is full.
 
     Args:
         limit: Rows at first; no limit if not given.
@@ -100,11 +100,13 @@ class RowLimit:
             last = min(count, first + (self.limit or count))
             try:
                 done += work(first, last)
+                continue
             except torch.OutOfMemoryError:
                 if last - first == 1:
                     raise
-                self.limit = (last - first) // 2
-                torch.cuda.empty_cache()
+            # Outside the handler, whose traceback holds on to what did not fit.
+            self.limit = (last - first) // 2
+            torch.cuda.empty_cache()
         return done
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
+from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from seg2vid_cli.video import (
     FolderWriter,
     VideoWriter,
     check_folder,
+    check_fps,
     check_output,
     open_folder,
     open_video,
@@ -50,7 +52,9 @@ from seg2vid_cli.visualize import (
 
 PREVIEW_FRAMES = 11  # and the label map in front: three rows of four
 PREVIEW_COLUMNS = 4
-TOGETHER = 8  # clips that are made at the same time
+TOGETHER = 8  # clips that are made at the same time, if they are small
+PIXELS_TOGETHER = 2**20
+MOST_PIXELS_IN_A_GRID = 5 * 2**20
 MOST_IN_A_GRID = 36
 ROW = 9  # clips between two seeds that a grid shows in one row
 QUEUED_FRAMES = 16
@@ -256,6 +260,8 @@ def generate_samples(
     inputs = [labels.path] if labels is not None and labels.path else []
     if picture_path:
         inputs.append(picture_path)
+    if not samples:
+        raise InputError("no samples asked for", hint="use 1 or more")
     alone = len(samples) == 1
     targets = check_targets(wanted, len(samples), grid=grid, page=page, inputs=tuple(inputs))
     pipeline = pipeline or Pipeline.open()
@@ -269,35 +275,43 @@ def generate_samples(
         size = plan_size(labels.size_hw, pipeline.bundle.size_hw, room_hw=room, fit=fit)
         picture = read_picture(picture_path, size_hw=size, any_aspect=no_map)
         picture_sha256 = hashlib.sha256(picture_path.read_bytes()).hexdigest()
+    first_clip = pipeline.generate(
+        labels,
+        sample=samples[0],
+        picture=picture,
+        picture_sha256=picture_sha256,
+        progress=progress if alone else _silent,
+        **settings,
+    )
     clips = [
-        pipeline.generate(
-            labels,
-            sample=sample,
-            picture=picture,
-            picture_sha256=picture_sha256,
-            progress=progress if alone else _silent,
-            **settings,
-        )
-        for sample in samples
+        replace(first_clip, recipe=replace(first_clip.recipe, **vars(sample))) for sample in samples
     ]
+    _check_clips(clips, targets, grid=grid)
+    keep = PREVIEW_COLUMNS if wanted.preview and (grid or not alone) else 0
     if grid:
-        kept = _write_grid(clips, wanted.video, progress)
+        kept = _write_grid(clips, wanted.video, progress, keep=keep)
         clips = clips[:1]
     else:
         kept = []
-        for first in range(0, len(clips), TOGETHER):
-            group = slice(first, first + TOGETHER)
-            kept += write_clips(clips[group], targets[group])
-            if not alone:
-                progress("clips", min(first + TOGETHER, len(clips)), len(clips))
-    if wanted.preview and not alone:
+        together = max(1, min(TOGETHER, PIXELS_TOGETHER // math.prod(first_clip.size_hw)))
+        done, total = counting(1), len(clips) * len(first_clip)
+        for first in range(0, len(clips), together):
+            group = slice(first, first + together)
+            kept += write_clips(
+                clips[group],
+                targets[group],
+                keep=keep,
+                made=(lambda: None) if alone else lambda: progress("frames", next(done), total),
+            )
+    if keep:
+        assert wanted.preview is not None
         write_png(wanted.preview, _preview_of_samples(clips[0], samples, kept))
     if page is not None:
         entries = zip(clips, targets, samples, strict=True)
         write_page(
             page,
             [_page_clip(clip, target, sample) for clip, target, sample in entries],
-            title=f"{len(clips)} clips of {labels.path.name if labels.path else 'one label map'}",
+            title=f"Clips of {labels.path.name if labels.path else 'one label map'}",
             picture=colour_picture(clips[0].labels.train_ids),
         )
     seconds = time.monotonic() - start
@@ -325,6 +339,10 @@ def check_targets(
     Raises:
         InputError: They cannot, or do not go together.
     """
+    for field in fields(wanted):
+        path = getattr(wanted, field.name)
+        if path is not None and path.name in ("", ".."):
+            raise InputError(f"{path}: has no name of its own", hint="name a file or folder")
     others = [f.name for f in fields(wanted) if f.name not in ("video", "preview")]
     if grid and (page is not None or any(getattr(wanted, name) for name in others)):
         raise InputError(
@@ -354,6 +372,31 @@ def check_targets(
     return targets
 
 
+def _check_clips(clips: Sequence[Clip], targets: Sequence[Outputs], *, grid: bool) -> None:
+    """Refuse what only the planned clips show, before any network runs.
+
+    Raises:
+        InputError: A rate that a format cannot play, looks that cannot differ, a grid too large.
+    """
+    first = clips[0]
+    for target in targets:
+        for path in (target.video, target.panel):
+            if path is not None:
+                check_fps(path, first.recipe.fps)
+    looks = {clip.recipe.sample.key("appearance") for clip in clips}
+    if len(looks) > 1 and (first.picture is not None or first.scene is not None):
+        why = (
+            "it starts from a picture" if first.scene is None else "these weights paint in one way"
+        )
+        raise InputError(f"the look cannot vary: {why}", hint="use --vary motion")
+    if grid and len(clips) * math.prod(first.size_hw) > MOST_PIXELS_IN_A_GRID:
+        width, height = first.recipe.size
+        raise InputError(
+            f"{len(clips)} clips of {width}x{height} are too large for one grid",
+            hint="use fewer samples, or a smaller --size",
+        )
+
+
 def _silent(stage: str, done: int, total: int) -> None:
     """Several clips are counted, not each one's frames."""
 
@@ -379,27 +422,43 @@ def write_clip(clip: Clip, outputs: Outputs) -> None:
     write_clips([clip], [outputs])
 
 
-def write_clips(clips: Sequence[Clip], outputs: Sequence[Outputs]) -> list[list[NDArray[np.uint8]]]:
+def write_clips(
+    clips: Sequence[Clip],
+    outputs: Sequence[Outputs],
+    *,
+    keep: int = 0,
+    made: Callable[[], None] = lambda: None,
+) -> list[list[NDArray[np.uint8]]]:
     """Make clips together and write them, each in a thread of its own; see `write_clip`.
 
     Args:
         clips: Of one pipeline, size, length and frame rate.
         outputs: For each clip.
+        keep: How many frames of each to return.
+        made: Told after every frame.
 
     Returns:
         For each clip a few of its frames, evenly spaced.
     """
+    writers = [
+        # A GPU encodes one film at a time, so that every film is encoded in the same way.
+        ClipWriter(clip, target, keep=keep, gpu=len(clips) == 1)
+        for clip, target in zip(clips, outputs, strict=True)
+    ]
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(ClipWriter(clip, target))
-            for clip, target in zip(clips, outputs, strict=True)
-        ]
-        forward = any(target.flow for target in outputs)
-        for number, frame in clips[0].pipeline.make(clips, forward_flow=forward):
-            writers[number].add(frame)
         for writer in writers:
-            writer.end()
-        return [writer.result() for writer in writers]
+            stack.enter_context(writer)
+        try:
+            forward = any(target.flow for target in outputs)
+            for number, frame in clips[0].pipeline.make(clips, forward_flow=forward):
+                writers[number].add(frame)
+                made()
+            for writer in writers:
+                writer.end()
+            return [writer.result() for writer in writers]
+        finally:
+            for writer in writers:  # all of them, before the first is waited for
+                writer.cancel()
 
 
 class ClipWriter:
@@ -411,10 +470,13 @@ class ClipWriter:
     Args:
         clip: The clip, for its size and recipe.
         outputs: What to write.
+        keep: How many frames `result` gives.
+        gpu: Whether a GPU that made the frames may encode them too.
     """
 
-    def __init__(self, clip: Clip, outputs: Outputs) -> None:
+    def __init__(self, clip: Clip, outputs: Outputs, *, keep: int = 0, gpu: bool = False) -> None:
         self._clip, self._outputs = clip, outputs
+        self._keep, self._gpu = keep, gpu and clip.recipe.device == "cuda"
         self._queue: queue.Queue[ClipFrame | None] = queue.Queue(QUEUED_FRAMES)
         self._cancelled = False
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -426,9 +488,13 @@ class ClipWriter:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._cancelled = True  # of no effect once the end has been written
+        self.cancel()
         self._put(None)
         self._thread.join()
+
+    def cancel(self) -> None:
+        """Write no more; of no effect once everything is written."""
+        self._cancelled = True
 
     def add(self, frame: ClipFrame) -> None:
         """Hand over the next frame.
@@ -466,33 +532,40 @@ class ClipWriter:
 
     def _work(self) -> None:
         try:
-            self._kept = _write(self._clip, self._outputs, self._frames())
+            self._kept = _write(
+                self._clip, self._outputs, self._frames(), keep=self._keep, gpu=self._gpu
+            )
         except BaseException as error:
             self._error = None if self._cancelled else error
 
     def _frames(self) -> Iterator[ClipFrame]:
         while (frame := self._queue.get()) is not None:
+            if self._cancelled:
+                break
             yield frame
         if self._cancelled:
             raise InterruptedError
 
 
-def _write(clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame]) -> list[NDArray[np.uint8]]:
+def _write(
+    clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame], *, keep: int, gpu: bool
+) -> list[NDArray[np.uint8]]:
     recipe = clip.recipe
     metadata = recipe.to_dict()
-    chosen = set(choose_frames(len(clip), PREVIEW_FRAMES))
+    keep = PREVIEW_FRAMES if outputs.preview else keep
+    chosen = set(choose_frames(len(clip), keep)) if keep else set()
     kept: list[tuple[int, NDArray[np.uint8]]] = []  # no ClipFrame: its views hold a whole pass
     sinks: list[Callable[[ClipFrame], None]] = []
     sinks.append(lambda f: kept.append((f.index, f.frame)) if f.index in chosen else None)
 
-    def film(path: Path, size_hw: tuple[int, int]) -> VideoWriter:
+    def film(path: Path, size_hw: tuple[int, int], *, gpu: bool = False) -> VideoWriter:
         return open_video(
             path,
             size_hw=size_hw,
             fps=recipe.fps,
             quality=recipe.quality,
             metadata=metadata,
-            gpu=recipe.device == "cuda",
+            gpu=gpu,
         )
 
     with ExitStack() as stack:
@@ -515,7 +588,7 @@ def _write(clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame]) -> list[ND
             sinks.append(lambda f: panel.write(compose(f)))
         # Entered last, so finished first: an encoder is likelier to fail than moving ready files,
         # and then none of them appears.
-        video = stack.enter_context(film(outputs.video, clip.size_hw))
+        video = stack.enter_context(film(outputs.video, clip.size_hw, gpu=gpu))
         sinks.append(lambda f: video.write(f.frame))
         for frame in frames:
             for sink in sinks:
@@ -526,13 +599,13 @@ def _write(clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame]) -> list[ND
 
 
 def _write_grid(
-    clips: Sequence[Clip], video: Path, progress: Progress
+    clips: Sequence[Clip], video: Path, progress: Progress, *, keep: int
 ) -> list[list[NDArray[np.uint8]]]:
     """All clips side by side in one video, captioned with what they are drawn from."""
     recipe, count = clips[0].recipe, len(clips)
     columns = count if recipe.to_seed is not None and count <= ROW else math.ceil(math.sqrt(count))
     captions = [clip.recipe.sample.describe() for clip in clips]
-    chosen = set(choose_frames(len(clips[0]), PREVIEW_FRAMES))
+    chosen = set(choose_frames(len(clips[0]), keep)) if keep else set()
     kept: list[list[NDArray[np.uint8]]] = [[] for _ in clips]
 
     def compose(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -645,7 +718,7 @@ class _Panel:
             [
                 ("label map", self._labels),
                 ("first frame", first),
-                (f"flow from frame {frame.source}", flow),
+                (f"flow from frame {frame.source:.4g}", flow),
                 ("visibility", seen),
                 (f"frame {frame.index}", frame.frame),
             ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seg2vid_cli import __version__
-from seg2vid_cli.device import Compute, Precision, RowLimit, draw_normal, resolve_compute
+from seg2vid_cli.device import Compute, Precision, RowLimit, resolve_compute
 from seg2vid_cli.errors import InputError, ShapeError
 from seg2vid_cli.first_frame import (
     FirstFrameNetwork,
@@ -47,8 +47,7 @@ from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
-MAX_FPS = 1000
-REFINE_ROWS_ON_CPU = 8
+FPS_RANGE = (0.1, 1000)  # at lower rates, most of the work would never be seen
 SIDE_RANGE_PX = (32, 4096)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
 Fit = Literal["keep", "stretch"]
@@ -63,6 +62,8 @@ class ClipFrame:
     Args:
         index: Number in the clip, from 0.
         source: Number of the frame that the flows lead to and from; its own for the first frame.
+            Not whole where that frame lies between two of the clip, at other rates than the
+            weights'.
         frame: uint8 `(H, W, 3)` RGB.
         flow_px: float32 `(2, H, W)`: this pixel shows what the source frame has that far right and
             down. None for the first frame.
@@ -72,7 +73,7 @@ class ClipFrame:
     """
 
     index: int
-    source: int
+    source: float
     frame: NDArray[np.uint8]
     flow_px: NDArray[np.float32] | None = None
     forward_flow_px: NDArray[np.float32] | None = None
@@ -142,9 +143,9 @@ class Pipeline:
         self.first_frame_weights = first_frame_weights
         self.motion_weights = motion_weights
         # A CPU gains nothing from larger batches, and a clip's bytes stay the same in any company.
-        alone = compute.device.type == "cpu"
-        self._motion_rows = RowLimit(1 if alone else None)
-        self._refine_rows = RowLimit(REFINE_ROWS_ON_CPU if alone else None)
+        self._one_by_one = compute.device.type == "cpu"
+        self._motion_rows = RowLimit(1 if self._one_by_one else None)
+        self._refine_rows = RowLimit()
         self._compiled = False
         self._painted: dict[tuple[object, ...], Tensor] = {}
 
@@ -369,7 +370,9 @@ class Pipeline:
     def _first_frame(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
         """Paint, or take over, a clip's first frame: `(1, 3, H, W)` of the padded size."""
         recipe = clip.recipe
-        look = recipe.first_frame_sha256 or recipe.sample.key("appearance")
+        look: object = recipe.first_frame_sha256 or recipe.sample.key("appearance")
+        if clip.scene is not None:  # always painted in the same way
+            look = None
         key = (recipe.labels_sha256, recipe.size, look)
         if key not in self._painted:  # the samples of one map come one after the other
             self._painted = {key: self._paint(clip, planes, corner)}
@@ -403,7 +406,7 @@ class Pipeline:
 
     def _continue(
         self, clips: Sequence[Clip], starts: Sequence[tuple[Tensor, Tensor]], forward_flow: bool
-    ) -> Iterator[tuple[int, int, int, _Moment]]:
+    ) -> Iterator[tuple[int, int, float, _Moment]]:
         """Pass by pass, each from the last predicted frame of the one before.
 
         Yields:
@@ -418,61 +421,80 @@ class Pipeline:
         memories = [start_keyframes(*start) for start in starts]
         frames = clips[0].recipe.frames
         step = _native_step(self.bundle.fps, clips[0].recipe.fps)
-        made, source_index, passes = 1, 0, 0
+        made, passes = 1, 0
         while made < frames:
             # Frames whose time lies in this pass, in steps of the network since its source frame.
             begin = passes * config.num_frames
             last = min(frames - 1, math.floor((begin + config.num_frames) / step))
             times = [index * step - begin for index in range(made, last + 1)]
+            source_frame = Fraction(begin) / step
+            whole = source_frame.denominator == 1
+            source_index = int(source_frame) if whole else float(source_frame)
             more = last < frames - 1
             if more and (not times or times[-1] != config.num_frames):
                 times.append(Fraction(config.num_frames))  # not shown, but where the next starts
-            sources = [memory[-1] for memory in memories]
-            if all(source.picture is sources[0].picture for source in sources):
-                sources = sources[:1]
-            pictures = torch.cat([source.picture for source in sources])
-            planes = torch.cat([source.planes for source in sources])
-            motions = predict_motion(
+            motions = self._predict(memories, latents, camera, forward_flow)
+            noises = [
+                sample.draw(
+                    tuple(starts[0][0].shape), part="appearance", purpose=f"refine/{begin + 1}"
+                ).to(self.compute.device)
+                for sample in samples
+            ]
+            # In pieces, so that memory does not grow with the frame rate.
+            for first in range(0, len(times), config.num_frames):
+                piece = times[first : first + config.num_frames]
+                moved = [
+                    motion.at(piece).scaled(sample.motion_scale)
+                    for motion, sample in zip(motions, samples, strict=True)
+                ]
+                repaired = self._repair(memories, moved, noises)
+                for position, index in enumerate(range(made, min(made + len(piece), last + 1))):
+                    for number, (refined, seen, _) in enumerate(repaired):
+                        forward = moved[number].forward_flow_px
+                        yield (
+                            number,
+                            index,
+                            source_index,
+                            _Moment(
+                                frame=refined[position],
+                                seen=seen[position],
+                                flow_px=moved[number].flow_px[position],
+                                forward=None if forward is None else forward[position],
+                            ),
+                        )
+                made = min(made + len(piece), last + 1)
+            memories = [memory for _, _, memory in repaired]  # of the last piece
+            passes += 1
+
+    def _predict(
+        self,
+        memories: Sequence[tuple[Keyframe, ...]],
+        latents: Tensor,
+        camera: Tensor | None,
+        forward_flow: bool,
+    ) -> list[Motion]:
+        """Motion of each clip from the last of its keyframes, on the CPU one after the other."""
+        sources = [memory[-1] for memory in memories]
+        options = self.bundle.stages["motion"].options
+
+        def predict(sources: Sequence[Keyframe], rows: slice) -> list[Motion]:
+            return predict_motion(
                 self.motion,
-                pictures,
-                planes,
-                latents,
+                torch.cat([source.picture for source in sources]),
+                torch.cat([source.planes for source in sources]),
+                latents[rows],
                 downscale=options.get("downscale", 1),
                 compute=self.compute,
                 rows=self._motion_rows,
                 forward_flow=forward_flow,
-                camera_latents=camera,
+                camera_latents=None if camera is None else camera[rows],
             )
-            moved = [
-                motion.at(times).scaled(sample.motion_scale)
-                for motion, sample in zip(motions, samples, strict=True)
-            ]
-            noises = [
-                draw_normal(
-                    tuple(pictures[:1].shape),
-                    seed=sample.seed,
-                    variant=sample.variant,
-                    purpose=f"refine/{begin + 1}",
-                ).to(self.compute.device)
-                for sample in samples
-            ]
-            repaired = self._repair(memories, moved, noises)
-            memories = [memory for _, _, memory in repaired]
-            for position, index in enumerate(range(made, last + 1)):
-                for number, (refined, seen, _) in enumerate(repaired):
-                    forward = moved[number].forward_flow_px
-                    yield (
-                        number,
-                        index,
-                        source_index,
-                        _Moment(
-                            frame=refined[position],
-                            seen=seen[position],
-                            flow_px=moved[number].flow_px[position],
-                            forward=None if forward is None else forward[position],
-                        ),
-                    )
-            made, source_index, passes = last + 1, last, passes + 1
+
+        if all(source.picture is sources[0].picture for source in sources):
+            return predict(sources[:1], slice(None))
+        if not self._one_by_one:
+            return predict(sources, slice(None))
+        return [predict([s], slice(i, i + 1))[0] for i, s in enumerate(sources)]
 
     def _repair(
         self,
@@ -503,17 +525,21 @@ class Pipeline:
                 inside = torch.ones_like(visible)[:, None]
                 visible = visible * backward_warp(inside, motion.flow_px)[:, 0]
             seen.append(visible)
-        counts = [len(x) for x in warped]
-        noise = torch.cat([n.expand(c, -1, -1, -1) for n, c in zip(noises, counts, strict=True)])
-        refined = refine_frames(
-            self.refiner,
-            torch.cat(warped),
-            torch.cat(seen),
-            noise,
-            keep_visible=keep_visible,
-            compute=self.compute,
-            rows=self._refine_rows,
-        ).split(counts)
+        together = [[number] for number in range(len(warped))]
+        if not self._one_by_one:
+            together = [list(range(len(warped)))]
+        refined: list[Tensor] = []
+        for numbers in together:
+            counts = [len(warped[number]) for number in numbers]
+            refined += refine_frames(
+                self.refiner,
+                torch.cat([warped[number] for number in numbers]),
+                torch.cat([seen[number] for number in numbers]),
+                torch.cat([noises[n].expand(len(warped[n]), -1, -1, -1) for n in numbers]),
+                keep_visible=keep_visible,
+                compute=self.compute,
+                rows=self._refine_rows,
+            ).split(counts)
         after = []
         for number, frames in enumerate(refined):
             if limit:
@@ -539,7 +565,8 @@ class Pipeline:
 def _native_step(native_fps: float | None, fps: float) -> Fraction:
     """Steps of the motion network from one frame of a clip to the next, exactly."""
     assert native_fps is not None
-    return Fraction(str(native_fps)) / Fraction(str(fps))
+    native, wanted = (Fraction(rate).limit_denominator(1001) for rate in (native_fps, fps))
+    return native / wanted
 
 
 def plan_size(
@@ -599,9 +626,10 @@ def check_settings(
             f"frames {frames} is out of range", hint=f"a whole number from 1 to {MAX_FRAMES}"
         )
     rate = 1.0 if fps is None else fps
-    if not 0 < rate <= MAX_FPS:  # also false for NaN
+    low, high = FPS_RANGE
+    if not low <= rate <= high:  # also false for NaN
         raise InputError(
-            f"{rate:g} frames per second is out of range", hint=f"above 0, up to {MAX_FPS}"
+            f"{rate:g} frames per second is out of range", hint=f"a number from {low} to {high}"
         )
     if not 0 <= quality <= 10:
         raise InputError(f"quality {quality:g} is out of range", hint="a number from 0 to 10")

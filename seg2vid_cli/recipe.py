@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for a file's metadata."""
-        return asdict(self)
+        return asdict(replace(self, variants=dict(self.variants), shares=dict(self.shares)))
 
     def labels(self) -> LabelMap:
         """The label map that the clip was made from.
@@ -186,6 +186,10 @@ def read_recipe(path: Path) -> Recipe | None:
     recipe = Recipe(**{**data, "size": tuple(data["size"])}) if _has_types(data) else None
     if recipe is None:
         raise InputError(f"{path}: the note on how it was made is damaged")
+    try:
+        _ = recipe.sample
+    except InputError as error:
+        raise InputError(f"{path}: the note on how it was made is damaged: {error}") from error
     return recipe
 
 

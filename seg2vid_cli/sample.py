@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from seg2vid_cli.errors import InputError
@@ -56,7 +56,7 @@ class Sample:
             ),
         ]
         if self.to_seed is not None:
-            numbers.append(("seed", self.to_seed, MAX_SEED))
+            numbers.append(("the seed at the other end", self.to_seed, MAX_SEED))
         for name, value, high in numbers:
             if type(value) is not int or not 0 <= value <= high:
                 raise InputError(
@@ -109,7 +109,7 @@ class Sample:
     def describe(self) -> str:
         """Short, for captions: `seed 3`, `seed 3, variant 2`, `seed 3 to 9: 50 %`."""
         if self.to_seed is not None:
-            share = max((self.share_of(part) for part in PARTS), default=0.0)
+            share = max(self.share_of(part) for part in PARTS)
             return f"seed {self.seed} to {self.to_seed}: {100 * share:.0f} %"
         return f"seed {self.seed}" + (f", variant {self.variant}" if self.variant else "")
 
@@ -123,6 +123,7 @@ def plan_samples(
     vary_motion: VaryMotion = "both",
     to_seed: int | None = None,
     motion_scale: float = 1.0,
+    base: Sample | None = None,
 ) -> list[Sample]:
     """Plan samples that share what does not vary.
 
@@ -134,15 +135,22 @@ def plan_samples(
         vary_motion: Where motion varies: the camera's part, the objects', or both.
         to_seed: Go from `seed` to this one in equal steps, instead of counting variants.
         motion_scale: See `Sample`.
+        base: The first sample, instead of `seed`, `variant` and `motion_scale`.
 
     Raises:
-        InputError: A number out of range, or an unknown word.
+        InputError: A number out of range, or words that are unknown or do not go together.
     """
     for word, words in ((vary, VARIES), (vary_motion, VARIES_MOTION)):
         if word not in words:
             raise InputError(f"'{word}' is not known", hint=f"use one of {', '.join(words)}")
-    if count < 1 or variant + count - 1 > MAX_VARIANT:
-        raise InputError(f"{count} samples are out of range", hint="use 1 or more")
+    if vary == "appearance" and vary_motion != "both":
+        raise InputError(
+            "whose motion varies is of no use where only the look does", hint="use --vary motion"
+        )
+    base = base or Sample(seed=seed, variant=variant, motion_scale=motion_scale)
+    most = MAX_VARIANT - base.variant + 1
+    if not 1 <= count <= most:
+        raise InputError(f"{count} samples are out of range", hint=f"use 1 to {most}")
     if to_seed is not None and count < 2:
         raise InputError("one sample cannot lie between two seeds", hint="use --samples 2 or more")
     varied: set[Part] = {"appearance"} if vary in ("appearance", "both") else set()
@@ -151,18 +159,11 @@ def plan_samples(
     samples = []
     for index in range(count):
         if to_seed is None:
-            own: dict[str, int] = {p: variant for p in PARTS if p not in varied and index}
-            sample = Sample(
-                seed=seed, variant=variant + index, variants=own, motion_scale=motion_scale
-            )
+            number = base.variant + index
+            fixed = [(part, base.variant_of(part)) for part in PARTS if part not in varied]
+            kept: dict[str, int] = {part: own for part, own in fixed if own != number}
+            samples.append(replace(base, variant=number, variants=kept))
         else:
-            share = index / (count - 1)
-            sample = Sample(
-                seed=seed,
-                variant=variant,
-                to_seed=to_seed,
-                shares={part: share for part in PARTS if part in varied},
-                motion_scale=motion_scale,
-            )
-        samples.append(sample)
+            shares: dict[str, float] = {p: index / (count - 1) for p in PARTS if p in varied}
+            samples.append(replace(base, to_seed=to_seed, shares=shares))
     return samples

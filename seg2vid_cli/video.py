@@ -145,7 +145,12 @@ def _check_size(path: Path, size_hw: tuple[int, int]) -> None:
         )
 
 
-def _check_fps(path: Path, fps: float) -> None:
+def check_fps(path: Path, fps: float) -> None:
+    """Make sure that a format can play a rate.
+
+    Raises:
+        InputError: It cannot.
+    """
     limit = _MAX_FPS[path.suffix.lower()]
     if not (math.isfinite(fps) and 0.01 <= fps <= limit):
         raise InputError(
@@ -336,7 +341,7 @@ def open_video(
         InputError: A path, size, rate or quality that cannot be used.
     """
     check_output(path, size_hw=size_hw)
-    _check_fps(path, fps)
+    check_fps(path, fps)
     _check_quality(quality)
     text = "" if metadata is None else json.dumps(dict(metadata), allow_nan=False)
     return VideoWriter(path, size_hw=size_hw, fps=fps, quality=quality, metadata=text, gpu=gpu)
@@ -430,7 +435,7 @@ def nvenc_works(size_hw: tuple[int, int]) -> bool:
     """
     size = f"{size_hw[1]}x{size_hw[0]}"
     command = [
-        *(_ffmpeg(), "-hide_banner", "-loglevel", "error", "-f", "lavfi"),
+        *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-f", "lavfi"),
         *("-i", f"color=size={size}", "-frames:v", "1", "-pix_fmt", "yuv420p"),
         *("-c:v", "h264_nvenc", "-f", "null", "-"),
     ]

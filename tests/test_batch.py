@@ -1071,6 +1071,21 @@ def test_a_watched_map_that_is_written_again_is_made_again(batch, quick):
     assert counts(batch()) == (1, 0, 1, 0)
 
 
+def test_an_interruption_does_not_wait_for_the_next_look(batch, quick, monkeypatch):
+    a_map("maps/a.png")
+
+    def interrupt(event):
+        if event["event"] == "done":
+            monkeypatch.setattr(run_module, "POLL_S", 60)
+            time.sleep(0.1)
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        batch(interrupt, watch=True)
+    assert time.monotonic() - began < 30
+
+
 # ---- several processes ---------------------------------------------------------------------------
 
 

@@ -331,3 +331,83 @@ def test_a_scaled_motion_goes_as_many_times_as_far_and_shows_the_same():
         assert torch.equal(other.flow_px, factor * motion.flow_px)
         assert torch.equal(other.forward_flow_px, factor * motion.forward_flow_px)
         assert other.visibility is motion.visibility
+
+
+# ---- objects apart from everything else ----------------------------------------------------------
+
+
+class Halves(Network):
+    """Moves everything by the first number of the latents, in half-images to the right."""
+
+    def encode(self, frame, planes):
+        self.shown = frame, planes
+        return [frame]
+
+    def decode(self, encoded, latents, *, both_ways=True):
+        height, width = encoded[0].shape[-2:]
+        shape = len(latents), 2, FLOW.num_frames, height, width
+        flow = torch.zeros(shape)
+        flow[:, 0] = latents[:, 0, 0].view(-1, 1, 1, 1)
+        ones = torch.ones(shape)[:, 0]
+        back = -flow if both_ways else None
+        return FlowOutput(flow=flow, flow_back=back, visibility=ones, visibility_back=ones)
+
+
+def apart(moving, still, car, *, size_hw=(32, 64)):
+    """A car at `car` that moves so many pixels to the right, everything else so many."""
+    planes = torch.zeros(1, 20, *size_hw)
+    planes[:, 2] = 1
+    planes[:, 2, car[0], car[1]] = 0
+    planes[:, 13, car[0], car[1]] = 1
+    half = (size_hw[1] - 1) / 2
+    latents, camera = (torch.full((1, 4, 8), pixels / half) for pixels in (moving, still))
+    (motion,) = predict_motion(
+        Halves(),
+        torch.rand(1, 3, *size_hw),
+        planes,
+        latents,
+        downscale=1,
+        compute=CPU,
+        camera_latents=camera,
+    )
+    return motion
+
+
+def test_objects_move_by_their_own_latents_and_all_else_by_the_cameras():
+    car = slice(10, 20), slice(20, 30)
+    motion = apart(moving=6, still=1, car=car)
+    there = motion.forward_flow_px[-1, 0]
+    assert there[12:18, 22:28].sub(6).abs().max() < 1e-4
+    assert there[:, 40:].sub(1).abs().max() < 1e-4
+    back = motion.flow_px[-1, 0]  # in the later frame, the car is 6 px further right
+    assert back[12:18, 28:34].add(6).abs().max() < 1e-4
+    assert back[:, 45:].add(1).abs().max() < 1e-4
+    assert back[:, :15].add(1).abs().max() < 1e-4
+
+
+def test_an_object_is_not_seen_twice():
+    motion = apart(moving=12, still=0, car=(slice(10, 20), slice(20, 30)))
+    seen = motion.visibility[-1]
+    assert seen[12:18, 21:29].max() < 1e-4  # where it was, something hidden comes to light
+    assert seen[12:18, 34:40].min() > 1 - 1e-4  # where it is
+    assert seen[:, 50:].min() > 1 - 1e-4
+
+
+def test_without_objects_only_the_camera_counts():
+    motion = apart(moving=9, still=2, car=(slice(0), slice(0)))
+    assert motion.flow_px[:, 0].add(2).abs().max() < 1e-4
+    assert motion.visibility.min() == 1
+
+
+def test_the_cameras_latents_depend_on_the_background_alone():
+    plain = sample_latents(FLOW, Sample(), camera_only=True)
+    other_objects = Sample(variants={"foreground": 5})
+    other_camera = Sample(variants={"background": 5})
+    assert torch.equal(sample_latents(FLOW, other_objects, camera_only=True), plain)
+    changed = sample_latents(FLOW, other_camera, camera_only=True)
+    cut = FLOW.background_latents
+    assert (changed[..., :cut] != plain[..., :cut]).all()
+    assert (changed[..., cut:] != plain[..., cut:]).all()
+    both = sample_latents(FLOW, Sample())
+    assert torch.equal(both[..., :cut], plain[..., :cut])
+    assert (both[..., cut:] != plain[..., cut:]).all()

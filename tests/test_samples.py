@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +72,7 @@ def test_more_samples_than_are_made_together(tmp_path, make, monkeypatch):
     told = []
     reports = make(plan_samples(5), progress=lambda *step: told.append(step))
     assert len(reports) == len(list(tmp_path.glob("v-*.mp4"))) == 5
-    assert told == [("clips", 2, 5), ("clips", 4, 5), ("clips", 5, 5)]
+    assert told == [("frames", done, 5 * FRAMES) for done in range(1, 5 * FRAMES + 1)]
 
 
 def test_a_grid_is_one_video_of_all(tmp_path, make):
@@ -160,3 +162,62 @@ def test_reports_as_json(make):
     assert [s["recipe"]["variant"] for s in data["samples"]] == [0, 1]
     assert data["samples"][1]["recipe"]["variants"] == {"appearance": 0}
     assert data["samples"][1]["recipe"]["motion_scale"] == 0.5
+
+
+def test_a_grid_of_one_still_has_its_sheet(tmp_path, make):
+    make([Sample()], outputs=Outputs(video=tmp_path / "x", preview=tmp_path / "p.png"), grid=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.png", "v.mp4"]
+
+
+def test_looks_that_cannot_differ_are_refused(tmp_path, make, labels):
+    height, width = labels.size_hw
+    Image.new("RGB", (width, height)).save(tmp_path / "p.png")
+    with pytest.raises(InputError, match="the look cannot vary: it starts from a picture"):
+        make(plan_samples(2, vary="both"), first_frame=tmp_path / "p.png")
+
+
+def test_a_rate_that_the_format_cannot_play_is_refused_before_painting(tmp_path, make, pipeline):
+    with pytest.raises(InputError, match="cannot play 60 frames per second"):
+        make([Sample()], "v.gif", fps=60)
+    assert "generator" not in vars(pipeline)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_samples_and_folders_without_a_name_are_refused(tmp_path, make):
+    with pytest.raises(InputError, match="no samples asked for"):
+        make([])
+    with pytest.raises(InputError, match="has no name of its own"):
+        make(plan_samples(2), outputs=Outputs(video=tmp_path / "x.mp4", frames=Path("..")))
+
+
+def test_clips_of_a_base_keep_what_does_not_vary():
+    base = Sample(seed=3, variant=2, variants={"appearance": 0, "foreground": 7}, motion_scale=2)
+    first, second = plan_samples(2, base=base, vary_motion="background")
+    assert [s.variant_of("background") for s in (first, second)] == [2, 3]
+    assert {s.key(p) for s in (first, second) for p in ("appearance",)} == {base.key("appearance")}
+    assert second.variant_of("foreground") == 7
+    assert second.motion_scale == 2
+
+
+def test_leaving_early_does_not_wait_for_queued_frames(tmp_path, pipeline, labels, monkeypatch):
+    from seg2vid_cli import outputs, video
+
+    begun = []
+
+    def slow(self, frame):
+        begun.append(frame)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(video._Mp4Encoder, "add", slow)
+    clip = pipeline.generate(labels, frames=12)
+
+    def leave():
+        with outputs.ClipWriter(clip, Outputs(video=tmp_path / "v.mp4")) as writer:
+            for frame in clip:
+                writer.add(frame)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert len(begun) < 6
+    assert list(tmp_path.iterdir()) == []

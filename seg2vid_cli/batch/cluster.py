@@ -69,7 +69,7 @@ class RayEngine:
             max_concurrency=CALLS,
         )(_Actor)
         spec = replace(spec, **_absolute(spec))  # type: ignore[arg-type]
-        arguments = (spec, maps.absolute(), out.absolute(), device, None if on_gpu else cpus)
+        arguments = (spec, maps.absolute(), out.absolute(), device)
         self._hands = [_Hand(actor=actor.remote(*arguments)) for _ in range(count)]
         self._starting = {hand.actor.start.remote(): hand for hand in self._hands}
         self._running: dict[Any, tuple[_Hand, Job]] = {}
@@ -220,15 +220,9 @@ class _Actor:
     size are made together.
     """
 
-    def __init__(
-        self, spec: WorkSpec, maps: Folder, out: Folder, device: str, threads: int | None
-    ) -> None:
-        import torch
-
+    def __init__(self, spec: WorkSpec, maps: Folder, out: Folder, device: str) -> None:
         from seg2vid_cli.batch.worker import Worker
 
-        if threads:
-            torch.set_num_threads(threads)
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._results: dict[str, Future[Result]] = {}
         self._guard = threading.Lock()

@@ -254,12 +254,14 @@ class _Batch:
             engine = _engine(options, self._spec)
             try:
                 with closing(engine.run(self._jobs())) as results:
-                    for result in results:
-                        self._note(result)
+                    try:
+                        for result in results:
+                            self._note(result)
+                    finally:  # first of all, since the engine waits for whoever looks for jobs
+                        self._stopped.set()
                 if not options.globs and not options.exclude:
                     self._manifest.forget_failures(self._status)
             finally:
-                self._stopped.set()
                 engine.close()
                 options.out.clean_up()
         return self._end()

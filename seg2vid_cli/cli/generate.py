@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seg2vid_cli.labels import LabelMap
     from seg2vid_cli.outputs import Outputs, Report
     from seg2vid_cli.recipe import Recipe
+    from seg2vid_cli.sample import Sample
 
 OF_PIPELINE = ("weights", "first_frame_weights", "motion_weights", "device", "precision")
 SAMPLES_TO_SEED = 5
@@ -329,16 +330,13 @@ def generate(
     inputs = [path for path in (labels, instances, first_frame, like) if path]
     settings = {name: choice.value for name, choice in choices.items()}
     drawn = {name: settings.pop(name) for name in ("seed", "variant", "motion_scale")}
-    if count is None and recipe is not None:
-        planned = [replace(recipe.sample, **_own_variant(drawn, variant))]
-    else:
-        planned = plan_samples(
-            count or 1,
-            **drawn,
-            vary=vary or "motion",  # type: ignore[arg-type]
-            vary_motion=vary_motion or "both",  # type: ignore[arg-type]
-            to_seed=to_seed,
-        )
+    planned = plan_samples(
+        1 if count is None else count,
+        base=_base(recipe, drawn, seed=seed, variant=variant),
+        vary=vary or "motion",  # type: ignore[arg-type]
+        vary_motion=vary_motion or "both",  # type: ignore[arg-type]
+        to_seed=to_seed,
+    )
     check_targets(outputs, len(planned), grid=grid, page=page, inputs=tuple(inputs))
     settings["exact"] = labels is None and recipe is not None and size is None and fit is None
     pipeline = Pipeline.open(
@@ -389,9 +387,19 @@ def _count_samples(
     return samples
 
 
-def _own_variant(drawn: dict[str, Any], variant: int | None) -> dict[str, Any]:
-    """A variant of one's own choice is meant for all parts of a clip that is repeated."""
-    return drawn if variant is None else {**drawn, "variants": {}}
+def _base(
+    recipe: Recipe | None, drawn: dict[str, Any], *, seed: int | None, variant: int | None
+) -> Sample:
+    """The first sample: that of the clip to repeat, but for what was chosen now."""
+    from seg2vid_cli.sample import Sample
+
+    sample = Sample() if recipe is None else recipe.sample
+    changes = dict(drawn)
+    if seed is not None:
+        changes |= {"to_seed": None, "shares": {}}
+    if variant is not None:
+        changes["variants"] = {}
+    return replace(sample, **changes)
 
 
 def _more_files(reports: list[Report], outputs: Outputs, page: Path | None) -> list[Path]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from seg2vid_cli.labels import LabelMap
     from seg2vid_cli.recipe import Recipe
 
+SHOWN = 20  # characters; hashes are longer, and their beginning is enough
+
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A label map or a clip.")],
@@ -134,7 +136,8 @@ def _print(facts: dict[str, Any], labels: LabelMap | None) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {str(v)[:12]}..." for k, v in value.items())
+        short = {k: v if len(str(v)) <= SHOWN else f"{str(v)[:12]}..." for k, v in value.items()}
+        return ", ".join(f"{k} {v}" for k, v in short.items()) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(str(v) for v in value) or "none"
     if isinstance(value, bool):
