@@ -35,9 +35,12 @@ def main() -> None:
         outputs = Outputs(video=video, preview=clips / f"{scene}.sheet.png")
         if scene == "city-street":
             outputs = Outputs(video=video, preview=outputs.preview, panel=clips / "panel.mp4")
+        assert outputs.preview is not None
         generate_file(
             HERE / "labels" / file, video, pipeline=pipeline, outputs=outputs, frames=FRAMES
         )
+        with Image.open(outputs.preview) as sheet:  # half as large is large enough to look at
+            write_png(outputs.preview, sheet.reduce(2))
     panel = list(read_frames(clips / "panel.mp4"))[PANEL_FRAME]
     write_png(pictures / "panel.png", Image.fromarray(panel))
 

@@ -17,8 +17,8 @@ import torch
 from test_batch import POSIX, a_map, files
 from test_cli_generate import ENVIRONMENT, facts, refused, seg2vid
 
+from seg2vid_cli.batch.worker import DeviceLostError
 from seg2vid_cli.cli.batch import duration
-from seg2vid_cli.errors import DeviceError
 from seg2vid_cli.recipe import read_recipe
 from seg2vid_cli.video import probe_video
 
@@ -174,11 +174,11 @@ def test_a_device_that_fails_in_the_middle_is_an_error(quick, monkeypatch):
     a_map("maps/x.png")
 
     def fails(*arguments, **options):
-        raise DeviceError("cuda:0 has failed", hint="run again")
+        raise DeviceLostError("cuda:0 has failed", hint="run again")
 
     monkeypatch.setattr("seg2vid_cli.batch.worker.Worker.run", fails)
     done = seg2vid("batch", "maps", "-o", "out", *quick)
-    assert (done.code, done.err) == (2, "error: cuda:0 has failed\nhint: run again\n")
+    assert (done.code, done.err) == (1, "error: cuda:0 has failed\nhint: run again\n")
 
 
 # ---- being killed --------------------------------------------------------------------------------

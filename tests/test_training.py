@@ -24,7 +24,7 @@ from torch.nn import functional as F
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.networks.label_unet import LabelUNetConfig
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.networks.segmenter import SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
@@ -632,7 +632,8 @@ class TestJointStep:
         self.assert_gradients(task, torch.autograd.grad(loss, makers), of_judge)
 
     def test_a_trained_generator_rests_at_first(self, tiny_first_frame, pairs):
-        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, started=True)
+        begin = LabelUNet(first_frame.generator_config((64, 64)))
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, start=begin)
         parts = task.network, task.helpers["style"], task.helpers["judge"]
         for progress, moved in ((0.0, (False, True, True)), (0.5, (True, True, True))):
             before = [[*deepcopy(part).parameters()] for part in parts]
@@ -664,6 +665,16 @@ class TestJointStep:
         torch.testing.assert_close(caught, known)
         ours, theirs = (torch.autograd.grad(x, made, retain_graph=True)[0] for x in (asked, wanted))
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+
+    def test_the_starting_weights_are_mixed_in_before_statistics(self, tiny_first_frame, pairs):
+        begin = LabelUNet(first_frame.generator_config((64, 64)))
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, start=begin, keep=0.25)
+        average = deepcopy(task.network).requires_grad_(False)
+        before = [weight.clone() for weight in average.parameters()]
+        task.finish(average)
+        task.batches.close()
+        for new, mine, old in zip(average.parameters(), before, begin.parameters(), strict=True):
+            torch.testing.assert_close(new, 0.75 * mine + 0.25 * old)
 
     @pytest.mark.parametrize("judge", first_frame.JUDGES)
     def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
@@ -810,7 +821,7 @@ class TestTasks:
         export_runs(tmp_path, tmp_path / "bundle", name="more", base=base)
         made = read_bundle(tmp_path / "bundle")
         assert list(made.stages) == ["first_frame", "motion", "refine", "segmenter"]
-        assert made.stages["motion"].options == {"downscale": 1}
+        assert made.stages["motion"].options == {"downscale": 1, "objects_apart": True}
         old, new = (bundle.network("refine").state_dict() for bundle in (base, made))
         assert all(torch.equal(old[name], new[name]) for name in old)
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from seg2vid_cli.batch.deal import Dealer, Hand
 from seg2vid_cli.batch.folders import Folder
 from seg2vid_cli.batch.jobs import Job, Result, WorkSpec
-from seg2vid_cli.errors import DeviceError, InputError, Seg2VidError
+from seg2vid_cli.batch.worker import DeviceLostError, Worker
+from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.weights.registry import read_registry
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class RayEngine:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            answer = DeviceError(f"a Ray worker cannot start: {_first_line(error)}")
+            answer = DeviceLostError(f"a Ray worker cannot start: {_first_line(error)}")
         if isinstance(answer, Seg2VidError):
             self._hands.remove(hand)
             if not self._hands:
@@ -221,8 +222,6 @@ class _Actor:
     """
 
     def __init__(self, spec: WorkSpec, maps: Folder, out: Folder, device: str) -> None:
-        from seg2vid_cli.batch.worker import Worker
-
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._results: dict[str, Future[Result]] = {}
         self._guard = threading.Lock()

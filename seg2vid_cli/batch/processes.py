@@ -18,8 +18,8 @@ import torch
 from seg2vid_cli.batch.deal import Dealer, Hand
 from seg2vid_cli.batch.folders import Folder
 from seg2vid_cli.batch.jobs import Job, Result, WorkSpec
-from seg2vid_cli.batch.worker import Worker
-from seg2vid_cli.errors import DeviceError, Seg2VidError
+from seg2vid_cli.batch.worker import DeviceLostError, Worker
+from seg2vid_cli.errors import Seg2VidError
 
 TICK_S = 0.1  # between two looks for new jobs
 QUIET_S = 0.5  # without a new job, until a process makes what it has
@@ -75,7 +75,7 @@ class ProcessEngine:
         """One result per job, in any order.
 
         Raises:
-            DeviceError: Processes for a device keep dying.
+            DeviceLostError: Processes for a device keep dying.
             Seg2VidError: A process could not open what it needs.
         """
         with Dealer(jobs) as dealer:
@@ -110,7 +110,7 @@ class ProcessEngine:
         false_starts = child.false_starts + (not child.ready)
         yield from dealer.died(child, f"its process died with code {code}")
         if false_starts >= FALSE_STARTS or deaths >= DEATHS_IN_A_ROW:
-            raise DeviceError(
+            raise DeviceLostError(
                 f"processes for device {child.device} keep dying, the last with code {code}",
                 hint=f"try it alone: --devices {child.device}",
             )
@@ -167,7 +167,7 @@ def _serve(
         try:
             for result in worker.run(_received(pipe)):
                 pipe.send(result)
-        except DeviceError:
+        except DeviceLostError:
             os._exit(1)  # the parent starts another process
 
 

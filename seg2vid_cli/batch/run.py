@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from seg2vid_cli.batch.folders import (
     MAP_EXTENSIONS,
     Folder,
     Found,
-    LocalFolder,
     matches,
     path_within,
 )
@@ -133,11 +132,13 @@ def run_batch(
     _check_places(options)
     if not options.watch and next(_find(options), None) is None:
         raise InputError(
-            f"{options.maps}: no label maps there" + (" that fit" if options.globs else ""),
+            f"{options.maps}: no label maps there"
+            + (" that fit" if options.globs or options.exclude else ""),
             hint=f"looked for {', '.join(MAP_EXTENSIONS)}, in all folders; files and folders whose "
             "name starts with a dot are left out",
         )
     bundle = _open(spec, before_pull)
+    _check_rate(spec, bundle)
     encoding = None if spec.encoding in ("auto", *ENCODINGS) else Path(spec.encoding)
     spec = replace(
         spec,
@@ -148,7 +149,6 @@ def run_batch(
     if options.dry_run:
         return batch.dry_run(bundle.size_hw)
     options.out.prepare()
-    _check_writable(options, spec, bundle)
     return batch.run()
 
 
@@ -214,11 +214,14 @@ def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> B
     return bundle
 
 
-def _check_writable(options: BatchOptions, spec: WorkSpec, bundle: Bundle) -> None:
-    """Refuse what no clip of this format can have, for all of them at once."""
-    out = options.out.path if isinstance(options.out, LocalFolder) else Path(tempfile.gettempdir())
+def _check_rate(spec: WorkSpec, bundle: Bundle) -> None:
+    """Refuse a frame rate that no clip of this format can have, once for all of them."""
     fps = spec.settings.get("fps") or bundle.fps or 1.0
-    open_video(out / f"clip{spec.extension}", size_hw=(32, 32), fps=fps)
+    try:
+        clip = Path(tempfile.gettempdir()) / f"clip{spec.extension}"
+        open_video(clip, size_hw=(32, 32), fps=fps)
+    except InputError as error:
+        raise InputError(error.message.rpartition(": ")[2], hint=error.hint) from error
 
 
 def _find(options: BatchOptions) -> Iterator[Found]:
@@ -227,6 +230,11 @@ def _find(options: BatchOptions) -> Iterator[Found]:
             continue
         if not matches(found.name, options.exclude):
             yield found
+
+
+def _is_something(found: Found) -> bool:
+    """Whether there is more to a file than its name, or a problem with it."""
+    return found.size > 0 or found.problem is not None
 
 
 class _Batch:
@@ -305,28 +313,26 @@ class _Batch:
             seen, took = now, time.monotonic() - looked
             for found, since in seen.values():
                 # Whoever writes a file has finished when it stays as it is.
-                if looked - since >= SETTLED_S and found.size and self._is_news(found, handled):
+                if looked - since >= SETTLED_S and _is_something(found):
                     yield from self._handle(found, handled)
             yield None
-            waits = any(f.size and handled.get(name) != f for name, (f, _) in seen.items())
+            waits = any(_is_something(f) and handled.get(n) != f for n, (f, _) in seen.items())
             if waits or self._is_busy():
                 last_news = time.monotonic()
             elif idle_s is not None and time.monotonic() - last_news >= idle_s:
-                for found, _ in seen.values():  # empty files, and what cannot be read
-                    if self._is_news(found, handled):
-                        yield from self._handle(found, handled)
+                for found, _ in seen.values():  # files that have stayed empty
+                    yield from self._handle(found, handled)
                 return
             self._stopped.wait(max(POLL_S, took / POLL_SHARE))
 
-    def _is_news(self, found: Found, handled: Mapping[str, Found]) -> bool:
-        """Whether a file is not as it was made; while it is being made that has to wait."""
-        return handled.get(found.name) != found and self._status.get(found.name) != TO_DO
-
     def _handle(self, found: Found, handled: dict[str, Found]) -> Iterator[Job]:
+        """A job, unless it was done already; while the file is in hand, changes have to wait."""
+        busy = self._status.get(found.name) == TO_DO
+        if handled.get(found.name) == found or busy or self._stopped.is_set():
+            return
         handled[found.name] = found
         self._tell({"event": "found", "maps": len(handled)})
-        if not self._stopped.is_set():
-            yield from self._job(found)
+        yield from self._job(found)
 
     def _is_busy(self) -> bool:
         with self._guard:

@@ -18,7 +18,7 @@ import torch
 from seg2vid_cli.batch.folders import Folder, hash_file
 from seg2vid_cli.batch.jobs import Job, Result, WorkSpec, output_names
 from seg2vid_cli.batch.threads import Line, StoppedError, Threads
-from seg2vid_cli.errors import DeviceError, InputError, Seg2VidError, WeightsError
+from seg2vid_cli.errors import InputError, Seg2VidError, WeightsError
 from seg2vid_cli.labels import read_labels
 from seg2vid_cli.outputs import TOGETHER, ClipWriter, Outputs
 from seg2vid_cli.pipeline import Clip, Pipeline
@@ -26,6 +26,10 @@ from seg2vid_cli.pipeline import Clip, Pipeline
 BATCH_ON_GPU = 8
 AHEAD = 4  # label maps that are read before they are needed, at least
 UNFINISHED = 2  # groups of clips whose files may still be written while the next are made
+
+
+class DeviceLostError(Seg2VidError):
+    """A device, or the processes for it, that worked at first and do so no more."""
 
 
 class _Mark(Enum):
@@ -97,7 +101,7 @@ class Worker:
                 begun is finished without waiting for company. Read in another thread.
 
         Raises:
-            DeviceError: The device has failed and takes nothing more.
+            DeviceLostError: The device has failed and takes nothing more.
         """
         with closing(_Flow(self, jobs)) as flow:
             yield from flow
@@ -164,7 +168,7 @@ class _Flow:
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, torch.AcceleratorError):  # after it nothing works in this process
             reason = f"{self._worker.pipeline.compute.device} has failed: {error}".splitlines()[0]
-            error = DeviceError(reason, hint="run the same again; what is done stays done")
+            error = DeviceLostError(reason, hint="run the same again; what is done stays done")
         self._results.put(error)
 
     def _read(self) -> None:

@@ -122,9 +122,14 @@ def first_frame(
     device: DeviceOption = "cpu",
     batch: BatchOption = 8,
     judge: JudgeOption = "patches",
+    keep: Annotated[
+        float, typer.Option(help="Share of the --start weights in the mean that is kept, 0 to 1.")
+    ] = 0.0,
 ) -> None:
     """Label map to picture."""
     _check(device, batch)
+    if not 0 <= keep <= 1 or (keep and start is None):
+        raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
     from seg2vid_cli.training.first_frame import JUDGES, FirstFrameTask
     from seg2vid_cli.training.loop import train
 
@@ -133,16 +138,18 @@ def first_frame(
 
     pairs = _pairs(pictures, labels, encoding, names)
     height, width = options.parse_size(size)
+    begin = _start(start, "first_frame")
     task = FirstFrameTask(
         pairs,
         size_hw=(height, width),
         seed=seed,
         batch=batch,
         device=device,
-        started=start is not None,
+        start=begin,
+        keep=keep,
         judge=judge,
     )
-    train(task, out=out, minutes=minutes, start_from=_start(start, "first_frame"))
+    train(task, out=out, minutes=minutes, start_from=begin)
 
 
 @app.command()
