@@ -339,10 +339,6 @@ def check_targets(
     Raises:
         InputError: They cannot, or do not go together.
     """
-    for field in fields(wanted):
-        path = getattr(wanted, field.name)
-        if path is not None and path.name in ("", ".."):
-            raise InputError(f"{path}: has no name of its own", hint="name a file or folder")
     others = [f.name for f in fields(wanted) if f.name not in ("video", "preview")]
     if grid and (page is not None or any(getattr(wanted, name) for name in others)):
         raise InputError(
@@ -356,6 +352,9 @@ def check_targets(
     taken: dict[Path, str] = {}
     targets = [wanted]
     if not grid and count > 1:
+        for path in (getattr(wanted, field.name) for field in fields(wanted)):
+            if path is not None and path.name in ("", ".."):
+                raise InputError(f"{path}: has no name to number", hint="name a file or folder")
         alone = replace(wanted, preview=None)
         targets = [alone.numbered(number, count) for number in range(1, count + 1)]
         if wanted.preview:

@@ -413,7 +413,7 @@ def test_a_folder_without_permission(option):
 
 @pytest.mark.parametrize("options", [(), ("--size", "512x512")], ids=str)
 def test_a_ribbon_has_no_size_that_fits(options):
-    save("ribbon.png", scene(16, 1000))
+    save("ribbon.png", scene(16, 2400))
     refused("generate", "ribbon.png", *options, says=("32", "hint: "))
 
 

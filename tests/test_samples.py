@@ -186,7 +186,7 @@ def test_a_rate_that_the_format_cannot_play_is_refused_before_painting(tmp_path,
 def test_no_samples_and_folders_without_a_name_are_refused(tmp_path, make):
     with pytest.raises(InputError, match="no samples asked for"):
         make([])
-    with pytest.raises(InputError, match="has no name of its own"):
+    with pytest.raises(InputError, match="has no name to number"):
         make(plan_samples(2), outputs=Outputs(video=tmp_path / "x.mp4", frames=Path("..")))
 
 
