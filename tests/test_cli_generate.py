@@ -996,6 +996,7 @@ def test_file_names_in_errors_are_shown_literally(name):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.slow
 def test_four_times_the_frames_take_the_same_memory():
     # VmHWM, because what getrusage says of a child begins with what its parent had.
     program = (
