@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from seg2vid_cli.batch.manifest import Manifest, options_key
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import ENCODINGS, load_encoding
 from seg2vid_cli.pipeline import DEFAULT_FRAMES, check_settings
-from seg2vid_cli.video import DEFAULT_QUALITY, VIDEO_EXTENSIONS, open_video
+from seg2vid_cli.video import DEFAULT_QUALITY, VIDEO_EXTENSIONS, check_fps
 from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
 from seg2vid_cli.weights.registry import WeightSpec, file_sha256
 
@@ -218,8 +217,7 @@ def _check_rate(spec: WorkSpec, bundle: Bundle) -> None:
     """Refuse a frame rate that no clip of this format can have, once for all of them."""
     fps = spec.settings.get("fps") or bundle.fps or 1.0
     try:
-        clip = Path(tempfile.gettempdir()) / f"clip{spec.extension}"
-        open_video(clip, size_hw=(32, 32), fps=fps)
+        check_fps(Path(f"clip{spec.extension}"), fps)
     except InputError as error:
         raise InputError(error.message.rpartition(": ")[2], hint=error.hint) from error
 
