@@ -37,7 +37,12 @@ FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
 
 
 def paint_first_frame(
-    network: LabelUNet, planes: Tensor, *, sample: Sample, compute: Compute
+    network: LabelUNet,
+    planes: Tensor,
+    *,
+    sample: Sample,
+    compute: Compute,
+    edges: Tensor | None = None,
 ) -> Tensor:
     """Paint label planes in a look drawn from a sample.
 
@@ -46,14 +51,20 @@ def paint_first_frame(
         planes: `(1, K, H, W)` one-hot, on the compute device; sides multiples of `config.multiple`.
         sample: Its appearance decides light and colours.
         compute: Where to run.
+        edges: `(1, 1, H, W)` in [0, 1], for a generator that is guided by them.
 
     Returns:
         `(1, 3, H, W)` float32 in [0, 1].
     """
     style = sample.draw((1, network.config.style_size), part="appearance", purpose="appearance")
-    noise = sample.draw((1, 1, *planes.shape[-2:]), part="appearance", purpose="texture")
+    noise = None
+    if edges is None:
+        noise = sample.draw((1, 1, *planes.shape[-2:]), part="appearance", purpose="texture")
+        noise = noise.to(compute.device)
+    else:
+        planes = torch.cat([planes, edges], dim=1)
     with compute.run():
-        frame: Tensor = network(planes, style.to(compute.device), noise.to(compute.device)).float()
+        frame: Tensor = network(planes, style.to(compute.device), noise).float()
     return frame
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seg2vid_cli import __version__
 from seg2vid_cli.device import Compute, Precision, RowLimit, resolve_compute
+from seg2vid_cli.edges import check_variety, detect_edges
 from seg2vid_cli.errors import InputError, ShapeError
 from seg2vid_cli.first_frame import (
     FirstFrameNetwork,
@@ -28,6 +29,7 @@ from seg2vid_cli.first_frame import (
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
 from seg2vid_cli.motion import Motion, predict_motion, sample_latents
+from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -37,13 +39,13 @@ from seg2vid_cli.networks.pix2pixhd import (
 )
 from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.recipe import TOOL, Recipe, encode_labels, encode_scene, scene_sha256
+from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
-from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
+from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
@@ -89,6 +91,7 @@ class Clip:
         labels: The label map at the clip's size.
         scene: The map at the size of a generator that paints more of it than the clip's classes.
         picture: uint8 `(H, W, 3)` to start from instead of painting.
+        edges: bool `(H, W)` that guide the first frame.
         pipeline: Makes it.
         progress: Called with stage, steps done and steps in all.
     """
@@ -97,6 +100,7 @@ class Clip:
     labels: LabelMap
     scene: LabelMap | None = None
     picture: NDArray[np.uint8] | None = None
+    edges: NDArray[np.bool_] | None = None
     pipeline: Pipeline
     progress: Progress = lambda stage, done, total: None
 
@@ -194,6 +198,22 @@ class Pipeline:
         return cast(FirstFrameNetwork, self._load("first_frame"))
 
     @cached_property
+    def edge_detector(self) -> EdgeDetector:
+        """The network that makes a rendering's edges look like a real picture's."""
+        return cast(EdgeDetector, self._load("edges"))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the first frame is painted from labels and edges."""
+        return "edges" in self.bundle.stages
+
+    @property
+    def edge_threshold(self) -> float:
+        """From which size of the Laplacian on there is an edge; see `EdgeDetectorConfig`."""
+        threshold: float = self.bundle.stages["edges"].config.threshold
+        return threshold
+
+    @cached_property
     def motion(self) -> Seg2VidFlow:
         """The motion network."""
         return cast(Seg2VidFlow, self._load("motion"))
@@ -235,6 +255,8 @@ class Pipeline:
         exact: bool = False,
         picture: NDArray[np.uint8] | None = None,
         picture_sha256: str | None = None,
+        edges: NDArray[np.bool_] | None = None,
+        edge_variety: float = 0.0,
         progress: Progress = lambda stage, done, total: None,
     ) -> Clip:
         """Prepare a clip; the work is done while it is read.
@@ -255,16 +277,23 @@ class Pipeline:
                 in it, whose sides are rounded.
             picture: uint8 `(H, W, 3)` at the clip's size, to start from instead of painting.
             picture_sha256: Hash of the picture's file, for the recipe; else of its pixels.
+            edges: bool `(H, W)` at the clip's size, from `Guide.edges`, for weights that are
+                guided by them.
+            edge_variety: How far the mix of detected edges is from the learnt one; drawn from the
+                sample's appearance.
             progress: Called with stage, steps done and steps in all.
 
         Raises:
-            InputError: A number out of range, or the weights lack a stage that is needed.
-            ShapeError: The picture is not uint8 of the clip's size.
+            InputError: A number out of range, the weights lack a stage that is needed, or need
+                edges, or take none.
+            ShapeError: The picture is not uint8 of the clip's size, or the edges are not bool.
         """
         sample = sample or Sample(seed=seed, variant=variant)
         check_settings(frames=frames, fps=fps, quality=quality, size_hw=size_hw, fit=fit)
+        check_variety(edge_variety)
         if picture is None:
             self.bundle.require("first_frame")
+        self.check_edges(edges is not None, starts_from_picture=picture is not None)
         if frames > 1:
             self.bundle.require("motion", "refine")
         rate = (self.bundle.fps or 1.0) if fps is None else fps  # one frame may come without a rate
@@ -282,6 +311,8 @@ class Pipeline:
                     f"the picture is {picture.dtype} {picture.shape}, not uint8 {(*size, 3)}"
                 )
             picture_sha256 = picture_sha256 or hashlib.sha256(picture.tobytes()).hexdigest()
+        if edges is not None and (edges.shape != size or edges.dtype != np.bool_):
+            raise ShapeError(f"the edges are {edges.dtype} {edges.shape}, not bool {size}")
         recipe = Recipe(
             tool=TOOL,
             version=__version__,
@@ -301,15 +332,45 @@ class Pipeline:
             labels_sha256=small.sha256 if scene is None else scene_sha256(labels_png),
             labels_png=labels_png,
             first_frame_sha256=picture_sha256,
+            edges_png=None if edges is None else encode_edges(edges),
+            edge_variety=0.0 if edges is None else edge_variety,
         )
         return Clip(
             recipe=recipe,
             labels=small,
             scene=scene,
             picture=picture,
+            edges=edges,
             pipeline=self,
             progress=progress,
         )
+
+    def check_edges(self, given: bool, *, starts_from_picture: bool = False) -> None:
+        """Make sure that edges are given where, and only where, the first frame needs them.
+
+        Args:
+            given: Whether they are.
+            starts_from_picture: Whether the first frame is not painted at all.
+
+        Raises:
+            InputError: They are missing, or of no use.
+        """
+        name = self.first_frame_weights or self.bundle.name
+        if given and starts_from_picture:
+            raise InputError(
+                "edges are of no use where the clip starts from a picture",
+                hint="leave out --edges, or --first-frame",
+            )
+        if given and not self.guided:
+            raise InputError(
+                f"weights '{name}' paint from labels alone and take no edges",
+                hint=f"add --first-frame-weights {GUIDED_WEIGHTS}",
+            )
+        if self.guided and not given and not starts_from_picture:
+            raise InputError(
+                f"weights '{name}' paint from labels and edges",
+                hint="give the rendered picture, or an edge map, with --edges",
+            )
 
     def _scene(self, labels: LabelMap) -> LabelMap | None:
         """The map at the size of a generator that paints more of it than the clip's classes."""
@@ -373,7 +434,7 @@ class Pipeline:
         look: object = recipe.first_frame_sha256 or recipe.sample.key("appearance")
         if clip.scene is not None:  # always painted in the same way
             look = None
-        key = (recipe.labels_sha256, recipe.size, look)
+        key = (recipe.labels_sha256, recipe.size, look, recipe.edges_png, recipe.edge_variety)
         if key not in self._painted:  # the samples of one map come one after the other
             self._painted = {key: self._paint(clip, planes, corner)}
         return self._painted[key]
@@ -382,8 +443,13 @@ class Pipeline:
         picture = clip.picture
         if picture is None and clip.scene is None:
             assert isinstance(self.generator, LabelUNet)
+            edges = None if clip.edges is None else self._detect(clip, clip.edges, planes, corner)
             return paint_first_frame(
-                self.generator, planes, sample=clip.recipe.sample, compute=self.compute
+                self.generator,
+                planes,
+                sample=clip.recipe.sample,
+                compute=self.compute,
+                edges=edges,
             )
         if clip.scene is not None:
             assert isinstance(self.generator, (GlobalGenerator, LocalEnhancer))
@@ -394,6 +460,20 @@ class Pipeline:
         assert picture is not None
         padded = _pad_picture(picture, (planes.shape[-2], planes.shape[-1]), corner)
         return picture_to_tensor(padded).to(self.compute.device)
+
+    def _detect(
+        self, clip: Clip, edges: NDArray[np.bool_], planes: Tensor, corner: tuple[int, int]
+    ) -> Tensor:
+        """Edges as the generator wants them, `(1, 1, H, W)` of the padded size."""
+        borders = _borders(clip.size_hw, (planes.shape[-2], planes.shape[-1]), corner)
+        padded = torch.from_numpy(np.pad(edges, borders))[None, None]
+        return detect_edges(
+            self.edge_detector,
+            padded.float().to(self.compute.device),
+            sample=clip.recipe.sample,
+            variety=clip.recipe.edge_variety,
+            compute=self.compute,
+        )
 
     def _as_motion_sees(self, frame: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
         """Grey pictures for a network that knows no colours, no planes for one without labels."""
@@ -559,6 +639,8 @@ class Pipeline:
             multiple = math.lcm(multiple, Seg2VidFlow.multiple * downscale)
         if "first_frame" in stages and stages["first_frame"].family == "label-unet":
             multiple = math.lcm(multiple, stages["first_frame"].config.multiple)
+        if "edges" in stages:
+            multiple = math.lcm(multiple, stages["edges"].config.multiple)
         return padded_size(size_hw, multiple=multiple, smallest=Seg2VidRefine.smallest)
 
 
@@ -671,8 +753,14 @@ def _even(size: float) -> int:
 def _pad_picture(
     picture: NDArray[np.uint8], size_hw: tuple[int, int], corner: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    borders = [
-        (before, full - before - side)
-        for before, full, side in zip(corner, size_hw, picture.shape[:2], strict=True)
-    ]
+    borders = _borders((picture.shape[0], picture.shape[1]), size_hw, corner)
     return np.pad(picture, [*borders, (0, 0)], mode="edge")
+
+
+def _borders(
+    inner_hw: tuple[int, int], outer_hw: tuple[int, int], corner: tuple[int, int]
+) -> list[tuple[int, int]]:
+    return [
+        (before, full - before - side)
+        for before, full, side in zip(corner, outer_hw, inner_hw, strict=True)
+    ]

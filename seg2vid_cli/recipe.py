@@ -29,6 +29,8 @@ OF_FIRST_CLIPS: Mapping[str, Any] = {
     "to_seed": None,
     "shares": {},
     "motion_scale": 1.0,
+    "edges_png": None,
+    "edge_variety": 0.0,
 }
 _PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
 
@@ -64,6 +66,9 @@ class Recipe:
         labels_png: The label map as PNG in base64: train ids at the clip's size, or, where the
             first frame was painted from more than that, label ids and instances at that size.
         first_frame_sha256: Hash of the user's picture; None where the first frame was painted.
+        edges_png: Edges that guided the first frame, as PNG in base64 at the clip's size; None
+            without.
+        edge_variety: How far the mix of detected edges was from the learnt one.
     """
 
     tool: str
@@ -89,6 +94,8 @@ class Recipe:
     labels_sha256: str
     labels_png: str
     first_frame_sha256: str | None
+    edges_png: str | None = None
+    edge_variety: float = 0.0
 
     @property
     def sample(self) -> Sample:
@@ -115,6 +122,26 @@ class Recipe:
         if (pixels == UNLABELLED).all():
             return blank_labels((pixels.shape[0], pixels.shape[1]))
         return labels_from_array(pixels, encoding="train-ids")
+
+    def edges(self) -> NDArray[np.bool_] | None:
+        """The edges that guided the first frame, `(H, W)`; None without.
+
+        Raises:
+            InputError: The stored edges are damaged.
+        """
+        if self.edges_png is None:
+            return None
+        try:
+            with Image.open(io.BytesIO(base64.b64decode(self.edges_png, validate=True))) as image:
+                edges = np.asarray(image.convert("1"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError("the edges stored in the clip are damaged") from error
+        return np.asarray(edges, np.bool_)
+
+
+def encode_edges(edges: NDArray[np.bool_]) -> str:
+    """Pack `(H, W)` edges into a PNG in base64, one bit a pixel."""
+    return _pack(edges)
 
 
 def encode_labels(train_ids: NDArray[np.uint8]) -> str:
@@ -156,7 +183,7 @@ def _unpack_scene(pixels: NDArray[np.uint8]) -> LabelMap:
     )
 
 
-def _pack(pixels: NDArray[np.uint8]) -> str:
+def _pack(pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -199,7 +226,10 @@ def _has_types(data: Mapping[str, Any]) -> bool:
     return (
         all(isinstance(data[name], str) for name in (*texts, "labels_png"))
         and all(type(data[name]) is int for name in ("seed", "variant", "frames"))
-        and all(type(data[name]) in (int, float) for name in ("fps", "quality", "motion_scale"))
+        and all(
+            type(data[name]) in (int, float)
+            for name in ("fps", "quality", "motion_scale", "edge_variety")
+        )
         and type(data["to_seed"]) in (int, type(None))
         and all(
             isinstance(data[name], dict) and all(type(v) in kinds for v in data[name].values())
@@ -211,6 +241,6 @@ def _has_types(data: Mapping[str, Any]) -> bool:
         and all(isinstance(value, str) for value in hashes.values())
         and all(
             isinstance(data[name], (str, type(None)))
-            for name in ("first_frame_sha256", "first_frame_weights", "motion_weights")
+            for name in ("first_frame_sha256", "first_frame_weights", "motion_weights", "edges_png")
         )
     )

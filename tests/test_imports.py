@@ -17,6 +17,7 @@ PACKAGE = Path(seg2vid_cli.__file__).parent
 # Each part imports only parts that stand before it (or itself). A new part has to find its place.
 ORDER = (
     "errors",
+    "numbered",
     "label_sets",
     "labels",
     "label_view",
@@ -24,6 +25,7 @@ ORDER = (
     "sample",
     "networks",
     "first_frame",
+    "edges",
     "warp",
     "keyframes",
     "motion",
@@ -38,6 +40,7 @@ ORDER = (
     "saliency",
     "saliency_files",
     "pipeline",
+    "translate",
     "outputs",
     "batch",
     "bench",

@@ -17,6 +17,7 @@ from seg2vid_cli.cli import (
     label,
     saliency,
     train,
+    translate,
     weights,
 )
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EXIT_CODES)(generate.generate)
+app.command(epilog=EXIT_CODES)(translate.translate)
 app.command(epilog=EXIT_CODES)(batch.batch)
 app.command(epilog=EXIT_CODES)(inspect.inspect)
 app.command(epilog=EXIT_CODES)(label.label)

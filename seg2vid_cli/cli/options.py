@@ -36,6 +36,24 @@ InstancesOption = Annotated[
         rich_help_panel=INPUT,
     ),
 ]
+EdgesAreOption = Annotated[
+    str,
+    typer.Option(
+        "--edges-are",
+        metavar="auto|picture|map",
+        help="Whether --edges gives rendered pictures, whose edges are found first, or edge maps.",
+        rich_help_panel=INPUT,
+    ),
+]
+EdgeVarietyOption = Annotated[
+    float,
+    typer.Option(
+        "--edge-variety",
+        metavar="0-2",
+        help="How much the seed changes the mix of edges that the picture is painted from.",
+        rich_help_panel=SAMPLE,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON result on stdout.", rich_help_panel=OUTPUT),

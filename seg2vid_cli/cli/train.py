@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from seg2vid_cli.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from seg2vid_cli.networks.label_unet import LabelUNet
     from seg2vid_cli.training.clips import MotionClips
     from seg2vid_cli.training.data import Pair
 
@@ -192,6 +193,48 @@ def motion(
 
 
 @app.command()
+def sflow(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    clip: ClipOption,
+    minutes: MinutesOption,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    out: OutOption = Path("runs"),
+    size: SizeOption = "512x256",
+    start: StartOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 4,
+) -> None:
+    """Label map and edges to picture, for `generate --edges` and `translate`.
+
+    Needs a trained segmenter in the same folder. --start: a first-frame generator without edges.
+    """
+    _check(device, batch)
+    from seg2vid_cli.training.clips import read_clips
+    from seg2vid_cli.training.first_frame import check_size
+    from seg2vid_cli.training.loop import train
+    from seg2vid_cli.training.sflow import SFlowTask
+
+    size_hw = options.parse_size(size)
+    check_size(size_hw)
+    begin = _start(start, "first_frame")
+    pairs = _pairs(pictures, labels, encoding, names)
+    drives, _ = read_clips(clip, out, size_hw=size_hw, device=device, thin=True)
+    task = SFlowTask(
+        pairs,
+        drives,
+        size_hw=size_hw,
+        seed=seed,
+        batch=batch,
+        device=device,
+        start=cast("LabelUNet | None", begin),
+    )
+    train(task, out=out, minutes=minutes)
+
+
+@app.command()
 def refine(
     clip: ClipOption,
     minutes: MinutesOption,
@@ -267,14 +310,23 @@ def export(
         str | None,
         typer.Option(metavar="NAME|DIR", help="Weights that give stages not trained in --out."),
     ] = None,
+    guided: Annotated[
+        bool,
+        typer.Option("--sflow", help="The generator guided by edges, and nothing else."),
+    ] = False,
 ) -> None:
     """Write the trained networks as a bundle for `generate --weights DIR`."""
     _check()
+    if guided and base is not None:
+        raise InputError("--base is of no use with --sflow", hint="leave one of them out")
     from seg2vid_cli.cli import console
-    from seg2vid_cli.training.export import export_runs
+    from seg2vid_cli.training.export import export_runs, export_sflow
     from seg2vid_cli.weights.load import open_bundle
 
-    text = export_runs(out, output, name=name, base=open_bundle(base) if base else None)
+    if guided:
+        text = export_sflow(out, output, name=name)
+    else:
+        text = export_runs(out, output, name=name, base=open_bundle(base) if base else None)
     console.out.print(text, markup=False, highlight=False)
 
 

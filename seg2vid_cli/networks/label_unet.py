@@ -1,8 +1,8 @@
 """Label map to picture: a compact U-Net whose normalisation carries the look of the scene.
 
 A style vector sets scale and shift of every normalisation layer (light, colours, weather), and the
-label planes enter at every scale of the decoder. Discriminators and the style encoder belong to
-`seg2vid_cli.training`.
+label planes enter at every scale of the decoder, with an edge map beside them if one guides it.
+Discriminators and the style encoder belong to `seg2vid_cli.training`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class LabelUNetConfig:
         channels: Feature channels from full size down; each further entry halves the size.
         middle_blocks: Residual blocks at the coarsest size.
         up_blocks: Residual convolutions after every step up but the last.
+        edge_planes: Edge maps it reads beside the labels, 0 or 1. Edges give textures something to
+            hold on to, so a generator with them is given no noise.
     """
 
     size_hw: tuple[int, int]
@@ -36,6 +38,7 @@ class LabelUNetConfig:
     channels: tuple[int, ...]
     middle_blocks: int
     up_blocks: int = 0
+    edge_planes: int = 0
 
     @property
     def multiple(self) -> int:
@@ -68,7 +71,8 @@ class LabelUNet(nn.Module):
     def __init__(self, config: LabelUNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths, planes, style = config.channels, config.label_planes, config.style_size
+        widths, style = config.channels, config.style_size
+        planes = config.label_planes + config.edge_planes
         self.stem = nn.Conv2d(planes, widths[0], 5, padding=2)
         self.down = nn.ModuleList(StyledConv(a, b, style, stride=2) for a, b in pairwise(widths))
         self.middle = nn.ModuleList(
@@ -90,17 +94,18 @@ class LabelUNet(nn.Module):
         )
         self.to_rgb = nn.Conv2d(widths[0], 3, 5, padding=2)
         self.noise_strength = nn.ParameterList(
-            torch.zeros(1, width, 1, 1) for width in widths[-2::-1]
+            torch.zeros(1, width, 1, 1) for width in widths[-2::-1] if not config.edge_planes
         )
 
-    def forward(self, planes: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, planes: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
         """Paint label planes in a given style.
 
         Args:
-            planes: `(B, K, H, W)` one-hot; H and W multiples of `config.multiple`.
+            planes: `(B, K, H, W)` one-hot, behind them the edge map if it reads one; H and W
+                multiples of `config.multiple`.
             style: `(B, style_size)`, standard normal: light, colours, weather.
             noise: `(B, 1, H, W)`, standard normal: without it, the inside of a large region would
-                have nothing to make a texture from.
+                have nothing to make a texture from. None with an edge map.
 
         Returns:
             `(B, 3, H, W)` in [0, 1].
@@ -114,11 +119,12 @@ class LabelUNet(nn.Module):
         for first, second in zip(self.middle[0::2], self.middle[1::2], strict=True):
             x = x + second(first(x, style), style)
         gains, count = iter(self.up_gains), self.config.up_blocks
-        for scale, (layer, skip, strength) in enumerate(
-            zip(self.up, skips[-2::-1], self.noise_strength, strict=True)
-        ):
-            factor = planes.shape[-1] // skip.shape[-1]
-            grain = strength * F.avg_pool2d(noise, factor) * factor  # of unit variance again
+        for scale, (layer, skip) in enumerate(zip(self.up, skips[-2::-1], strict=True)):
+            grain = None
+            if noise is not None:
+                factor = planes.shape[-1] // skip.shape[-1]
+                # Of unit variance again.
+                grain = self.noise_strength[scale] * F.avg_pool2d(noise, factor) * factor
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             # Class shares of each cell rather than one sampled class: thin poles survive.
             shares = F.adaptive_avg_pool2d(planes, (skip.shape[-2], skip.shape[-1]))

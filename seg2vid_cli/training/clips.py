@@ -79,6 +79,7 @@ def read_clip(
     size_hw: tuple[int, int],
     first: int = 0,
     last: int | None = None,
+    step: int = 1,
 ) -> DriveClip:
     """Decode frames `first` to `last` of a video, label them at the video's own size, scale down.
 
@@ -88,8 +89,9 @@ def read_clip(
         size_hw: Working size.
         first: First frame.
         last: One past the last frame; all of them otherwise.
+        step: Keep every so manieth frame.
     """
-    full = np.stack(list(islice(read_frames(path), first, last)))
+    full = np.stack(list(islice(read_frames(path), first, last, step)))
     ids = label_frames(segmenter, full)
     size = size_hw[::-1]
     frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in full])
@@ -155,7 +157,12 @@ def load_segmenter(runs: Path) -> Segmenter:
 
 
 def read_clips(
-    texts: Sequence[str], runs: Path, *, size_hw: tuple[int, int] = WORK_HW, device: str = "cpu"
+    texts: Sequence[str],
+    runs: Path,
+    *,
+    size_hw: tuple[int, int] = WORK_HW,
+    device: str = "cpu",
+    thin: bool = False,
 ) -> tuple[list[DriveClip], list[int]]:
     """Read and label clips.
 
@@ -164,6 +171,7 @@ def read_clips(
         runs: Folder with a trained segmenter.
         size_hw: Working size.
         device: Where the segmenter runs.
+        thin: Keep only frames that are one step apart.
 
     Returns:
         The clips, named as in `texts`, and for each how many of its frames make one step of
@@ -175,9 +183,12 @@ def read_clips(
     clips, strides = [], []
     for text in texts:
         path, first, last = parse_clip(text)
-        clip = read_clip(path, segmenter, size_hw=size_hw, first=first, last=last)
+        stride = clip_stride(probe_video(path).fps)
+        clip = read_clip(
+            path, segmenter, size_hw=size_hw, first=first, last=last, step=stride if thin else 1
+        )
         clips.append(replace(clip, name=text.rpartition("/")[2]))
-        strides.append(clip_stride(probe_video(path).fps))
+        strides.append(1 if thin else stride)
     return clips, strides
 
 

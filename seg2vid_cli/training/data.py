@@ -33,6 +33,7 @@ LOOKALIKES: dict[int, tuple[int, ...]] = {
     7: (6,),  # traffic sign: traffic light
 }
 LOOKALIKE_PROBABILITY = 0.15
+MOST_ENLARGED = 1.25  # beyond, a window would teach blur
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,8 @@ def crop_pair(
         pair: The labelled picture.
         size_hw: Size to return.
         rng: Source of the choices.
-        zoom: Least and largest window width as a share of the widest that fits.
+        zoom: Least and largest window width as a share of the widest that fits. Windows are larger
+            where they would have to be enlarged by more than `MOST_ENLARGED`.
 
     Returns:
         Picture uint8 `(h, w, 3)` and train ids uint8 `(h, w)`.
@@ -122,11 +124,12 @@ def crop_pair(
     height, width = pair.train_ids.shape
     out_h, out_w = size_hw
     widest = min(width, height * out_w / out_h)
-    window_w = widest * rng.uniform(*zoom)
+    window_w = max(widest * rng.uniform(*zoom), min(widest, out_w / MOST_ENLARGED))
     window_h = window_w * out_h / out_w
     left, top = rng.uniform(0, width - window_w), rng.uniform(0, height - window_h)
     box = (left, top, left + window_w, top + window_h)
-    picture = Image.fromarray(pair.picture).resize((out_w, out_h), Image.Resampling.BOX, box)
+    # Not a box filter: it enlarges by repeating rows and columns, which generators learn to paint.
+    picture = Image.fromarray(pair.picture).resize((out_w, out_h), Image.Resampling.BICUBIC, box)
     labels = Image.fromarray(pair.train_ids).resize((out_w, out_h), Image.Resampling.NEAREST, box)
     x, y = np.asarray(picture), np.asarray(labels)
     return (x[:, ::-1], y[:, ::-1]) if rng.random() < 0.5 else (x, y)

@@ -12,12 +12,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seg2vid_cli.errors import InputError, WeightsError
+from seg2vid_cli.networks.edge_detector import EdgeDetectorConfig
+from seg2vid_cli.networks.label_unet import LabelUNetConfig
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
 from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask
+from seg2vid_cli.training.sflow import SFlow, SFlowConfig, SFlowTask
 from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
 from seg2vid_cli.weights.registry import check_name, describe_file, format_files
 
@@ -69,12 +72,47 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     )
 
 
+def export_sflow(runs: Path, folder: Path, *, name: str) -> str:
+    """Export generator and edge detector of a finished run; see `export_bundle`.
+
+    Args:
+        runs: Folder of the runs.
+        folder: Where to.
+        name: Name of the bundle.
+
+    Raises:
+        InputError: They have not been trained yet.
+    """
+    state = load_checkpoint(runs / SFlowTask.name)
+    if state is None:
+        raise InputError(
+            f"{runs}: {SFlowTask.name} has not been trained", hint=f"seg2vid train {SFlowTask.name}"
+        )
+    config = state["config"]
+    network = SFlow(
+        SFlowConfig(
+            generator=config_from_dict(LabelUNetConfig, config["generator"]),
+            edges=config_from_dict(EdgeDetectorConfig, config["edges"]),
+        )
+    )
+    network.load_state_dict(state["average"])
+    height, width = network.config.generator.size_hw
+    return export_bundle(
+        folder,
+        name=name,
+        size_hw=(height, width),
+        fps=None,
+        networks={"edges": network.edges, "first_frame": network.generator},
+        options={},
+    )
+
+
 def export_bundle(
     folder: Path,
     *,
     name: str,
     size_hw: tuple[int, int],
-    fps: float,
+    fps: float | None,
     networks: dict[str, nn.Module],
     options: dict[str, dict[str, Any]],
 ) -> str:
@@ -84,7 +122,7 @@ def export_bundle(
         folder: Where to; made if needed.
         name: Name of the bundle.
         size_hw: Native working size.
-        fps: Frame rate of the clips the motion was learnt from.
+        fps: Frame rate of the clips the motion was learnt from; None without motion.
         networks: By stage.
         options: How each stage uses its network, by stage.
 

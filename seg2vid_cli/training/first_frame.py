@@ -128,13 +128,16 @@ class PatchDiscriminator(nn.Module):
 
 
 class PatchJudge(nn.Module):
-    """Patch discriminators at full size, half of it, and so on."""
+    """Patch discriminators at full size, half of it, and so on.
 
-    def __init__(self) -> None:
+    Args:
+        planes: Planes that a picture is judged by.
+        scales: Number of sizes.
+    """
+
+    def __init__(self, planes: int = NUM_CLASSES, scales: int = PATCH_SCALES) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(
-            PatchDiscriminator(3 + NUM_CLASSES) for _ in range(PATCH_SCALES)
-        )
+        self.scales = nn.ModuleList(PatchDiscriminator(3 + planes) for _ in range(scales))
 
     def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """What the generator should lessen, and what these networks should; see `Scene`."""

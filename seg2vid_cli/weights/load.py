@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
 from seg2vid_cli.label_sets import NUM_CLASSES
+from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -45,6 +46,7 @@ BUNDLE_FILE = "bundle.json"
 LABEL_SETS: Mapping[str, int] = {"cityscapes-20": NUM_CLASSES, "cityscapes-35": 35, "none": 0}
 # The families that fit a stage, and which options it takes.
 STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
+    "edges": (("edge-detector",), {}),  # with a first frame that is guided by edges
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
     "motion": (("seg2vid-flow",), {"downscale": int, "objects_apart": bool}),
     "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
@@ -53,6 +55,7 @@ STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
 }
 OF_NO_CLIP = ("segmenter", "saliency")
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
+    "edge-detector": (EdgeDetectorConfig, EdgeDetector),
     "label-unet": (LabelUNetConfig, LabelUNet),
     "pix2pixhd-global": (GlobalConfig, GlobalGenerator),
     "pix2pixhd-local": (LocalConfig, LocalEnhancer),
@@ -212,7 +215,9 @@ def mix_bundles(
     hashes = dict(base.hashes)
     if first_frame is not None:
         first_frame.require("first_frame")
-        stages["first_frame"] = first_frame.stages["first_frame"]
+        stages.pop("edges", None)  # of the generator that is replaced
+        painting = ("edges", "first_frame")
+        stages |= {n: first_frame.stages[n] for n in painting if n in first_frame.stages}
     if motion is not None:
         motion.require("motion")
         stages |= {
@@ -281,6 +286,7 @@ def read_bundle(folder: Path) -> Bundle:
             if not 0 < fps < 1000:
                 raise ValueError(f"fps {fps}")
         _check_channels(stages)
+        _check_edges(stages)
         bundle = Bundle(
             name=str(data["name"]),
             labels=data["labels"],
@@ -293,6 +299,13 @@ def read_bundle(folder: Path) -> Bundle:
         what = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise WeightsError(f"{path}: malformed: {what}") from error
     return bundle
+
+
+def _check_edges(stages: Mapping[str, StageSpec]) -> None:
+    painter = stages.get("first_frame")
+    planes = 0 if painter is None else getattr(painter.config, "edge_planes", 0)
+    if planes > 1 or bool(planes) != ("edges" in stages):
+        raise ValueError(f"first_frame reads {planes} edge planes, the edges stage gives one")
 
 
 def _check_channels(stages: Mapping[str, StageSpec]) -> None:

@@ -1,0 +1,215 @@
+"""Rendered picture to edges, and to edges as a real picture of the scene might have them.
+
+The first are found by a threshold on the Laplacian; `EdgeDetector` turns them into the second. The
+weights of its side outputs are drawn from the sample's appearance where variety is wanted.
+
+Source: "S-Flow GAN" (Miron and Coscas, 2019).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from seg2vid_cli.device import Compute
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.first_frame import ASPECT_TOLERANCE, open_picture, picture_to_tensor
+from seg2vid_cli.networks.edge_detector import EdgeDetector
+from seg2vid_cli.sample import Sample
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
+GuideKind = Literal["auto", "picture", "map"]
+GUIDE_KINDS: tuple[GuideKind, ...] = get_args(GuideKind)
+MAX_VARIETY = 2.0
+MIX_SPREAD = 0.5  # standard deviation of the logarithm of a side output's factor, at variety 1
+BLACK, WHITE = 32, 223  # grey values of an edge map are no further inside than these
+STRAY = 0.001  # of its pixels may be
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What a first frame is to be guided by.
+
+    Args:
+        path: Where it was read from.
+        kind: `picture`: a rendering, whose edges are yet to be found. `map`: edges.
+        reason: How it was told which of the two it is.
+        pixels: uint8 `(H, W, 3)` picture, or bool `(H, W)` edges.
+    """
+
+    path: Path
+    kind: Literal["picture", "map"]
+    reason: str
+    pixels: NDArray[np.uint8] | NDArray[np.bool_]
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def edges(self, size_hw: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
+        """Edges at a clip's size.
+
+        A picture is resized before its edges are found. An edge map keeps every edge where it
+        shrinks, and takes the nearest pixel where it grows.
+
+        Args:
+            size_hw: Height and width of the clip.
+            threshold: Of the Laplacian; see `EdgeDetectorConfig`.
+
+        Returns:
+            bool `(H, W)`.
+        """
+        height, width = size_hw
+        if self.kind == "picture":
+            picture = Image.fromarray(np.asarray(self.pixels, np.uint8))
+            small = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+            found = laplacian_edges(picture_to_tensor(small), threshold)[0, 0]
+        else:
+            given = torch.from_numpy(self.pixels.astype(np.float32))[None, None]
+            larger = [max(new, old) for new, old in zip(size_hw, self.size_hw, strict=True)]
+            found = F.adaptive_max_pool2d(F.interpolate(given, size=larger), size_hw)[0, 0]
+        return np.asarray(found > 0.5, np.bool_)
+
+
+def read_guide(path: str | Path, *, labels_hw: tuple[int, int], kind: GuideKind = "auto") -> Guide:
+    """Read a rendered picture, or an edge map, of a label map's scene.
+
+    Args:
+        path: Any picture that Pillow reads.
+        labels_hw: Size of the label map. A picture must have its aspect ratio within 2 %, an edge
+            map its very size.
+        kind: What the file holds. `auto`: an edge map if it is grey and nearly all of it black or
+            white, with some of each.
+
+    Raises:
+        InputError: Missing, not a picture, too large, of another size or aspect ratio, or not an
+            edge map though said to be one.
+    """
+    file = Path(path)
+    if kind not in GUIDE_KINDS:
+        raise InputError(
+            f"edges of kind '{kind}' are not known", hint=f"use one of {', '.join(GUIDE_KINDS)}"
+        )
+    picture = np.asarray(open_picture(file))
+    grey = picture.max(2)
+    coloured = int((grey - picture.min(2)).max()) > WHITE - 2 * BLACK  # JPEG tints grey a little
+    between = float(((grey > BLACK) & (grey < WHITE)).mean())
+    two_values = not coloured and between <= STRAY and 0 < float((grey >= WHITE).mean()) < 1
+    if kind == "map" and not two_values:
+        raise InputError(
+            f"{file}: not an edge map: {'coloured' if coloured else f'{between:.0%} of it is grey'}"
+            if coloured or between > STRAY
+            else f"{file}: not an edge map: all of it is {'white' if grey[0, 0] else 'black'}",
+            hint="an edge map is black, and white where there are edges; a picture goes with "
+            "--edges-are picture",
+        )
+    is_map = two_values if kind == "auto" else kind == "map"
+    _check_shape(file, picture.shape[:2], labels_hw, is_map=is_map)
+    reason = "As asked for." if kind != "auto" else "Not only black and white."
+    if is_map:
+        reason = reason if kind == "map" else "Grey, and black or white everywhere."
+        return Guide(path=file, kind="map", reason=reason, pixels=grey >= WHITE)
+    return Guide(path=file, kind="picture", reason=reason, pixels=picture)
+
+
+def _check_shape(
+    file: Path, size_hw: tuple[int, ...], labels_hw: tuple[int, int], *, is_map: bool
+) -> None:
+    (height, width), (rows, columns) = size_hw, labels_hw
+    sizes = f"{width}x{height}", f"{columns}x{rows}"
+    if is_map and size_hw != labels_hw:
+        raise InputError(
+            f"{file}: the edge map is {sizes[0]}, the label map {sizes[1]}",
+            hint="give an edge map of the label map's size, or the rendered picture itself",
+        )
+    if abs(width / height / (columns / rows) - 1) > ASPECT_TOLERANCE:
+        raise InputError(
+            f"{file}: the picture is {sizes[0]}, which is another aspect ratio than the label "
+            f"map's {sizes[1]}",
+            hint="render picture and label map with the same camera, or crop one of them",
+        )
+
+
+def check_variety(variety: float) -> None:
+    """Make sure that a variety is in range.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not 0 <= variety <= MAX_VARIETY:  # also false for NaN
+        raise InputError(
+            f"edge variety {variety:g} is out of range",
+            hint=f"a number from 0 (none) to {MAX_VARIETY:g}; 1 is what training had",
+        )
+
+
+def laplacian(frame: Tensor) -> Tensor:
+    """Spatial Laplacian of the grey picture, four neighbours, borders repeated.
+
+    Args:
+        frame: `(B, 3, H, W)` in [0, 1].
+
+    Returns:
+        `(B, 1, H, W)` in [-4, 4].
+    """
+    grey = (frame * frame.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    kernel = frame.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+    return F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernel[None, None])
+
+
+def laplacian_edges(frame: Tensor, threshold: float) -> Tensor:
+    """Where the Laplacian of the grey picture is at least `threshold` in size: 1, else 0.
+
+    Args:
+        frame: `(B, 3, H, W)` in [0, 1].
+        threshold: In the same unit; see `EdgeDetectorConfig`.
+
+    Returns:
+        `(B, 1, H, W)`.
+    """
+    return (laplacian(frame).abs() >= threshold).to(frame.dtype)
+
+
+def mix_factors(noise: Tensor, variety: float) -> Tensor:
+    """Factors on the weights of side outputs.
+
+    Args:
+        noise: Standard normal, of any shape.
+        variety: 0 gives 1 everywhere.
+
+    Returns:
+        Of the same shape, around 1.
+    """
+    return (variety * MIX_SPREAD * noise).exp()
+
+
+def detect_edges(
+    detector: EdgeDetector, edges: Tensor, *, sample: Sample, variety: float, compute: Compute
+) -> Tensor:
+    """Edges as a real picture of the scene might have them.
+
+    Args:
+        detector: The network.
+        edges: `(1, 1, H, W)`, 1 = edge, on the compute device; sides multiples of
+            `config.multiple`.
+        sample: Its appearance decides the mix of the side outputs.
+        variety: How far that mix is from the learnt one; see `check_variety`.
+        compute: Where to run.
+
+    Returns:
+        `(1, 1, H, W)` float32 in [0, 1].
+    """
+    noise = sample.draw((1, len(detector.sides)), part="appearance", purpose="edges")
+    with compute.run():
+        mix = detector.mix.float() * mix_factors(noise, variety).to(compute.device)
+        found: Tensor = detector(compute.lay_out(edges), mix).float()
+    return found
