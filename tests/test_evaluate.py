@@ -75,7 +75,7 @@ def test_a_reader_that_sees_no_difference_gives_equal_scores(pairs, pipeline, mo
     monkeypatch.setattr(evaluate, "load_segmenter", lambda runs: task.network.eval())
     windows = {p.name: evaluate.wide_window(p, pipeline.bundle.size_hw).picture for p in pairs}
     order = iter(windows.values())
-    monkeypatch.setattr(evaluate, "paint_pair", lambda *a, **k: next(order))
+    monkeypatch.setattr(evaluate, "paint_labels", lambda *a, **k: next(order))
     figures = evaluate.first_frame_scores(pipeline, pairs, runs=None)
     assert figures["share_of_real"] == {"pixel_accuracy": 1.0, "mean_iou": 1.0}
     assert set(figures["drives"]) == {"east", "west"}

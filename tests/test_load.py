@@ -146,8 +146,8 @@ def test_a_fact_of_another_kind_is_refused(bundle, key, value):
 def test_only_six_stages_are_known(bundle):
     describe(bundle, lambda data: data["stages"].update(sound=data["stages"]["motion"]))
     assert malformed(bundle).endswith(
-        "stages must be of edges, first_frame, motion, refine, segmenter, saliency, not first_frame, "
-        "motion, refine, sound"
+        "stages must be of edges, first_frame, motion, refine, segmenter, saliency, not "
+        "first_frame, motion, refine, sound"
     )
     describe(bundle, lambda data: data.update(stages={}))
     assert malformed(bundle).endswith(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from seg2vid_cli.training.evaluate_motion import (
     motion_scores,
     sharpness_scores,
 )
+from seg2vid_cli.training.evaluate_translation import paint_labels, translation_scores
 from seg2vid_cli.training.segmenter import count_confusion, segmentation_scores
+from seg2vid_cli.training.sflow import as_rendered
 
 READ_WIDTH_PX = 512  # the reader sees real and painted pictures enlarged to this
 FRECHET_SPLITS = 6
@@ -42,6 +44,10 @@ def evaluate_bundle(
     runs: Path,
 ) -> dict[str, Any]:
     """All figures of the model card.
+
+    Weights without motion are judged by their first frames and by what they make of a sequence of
+    label maps. Weights that are guided by edges are given those of the real pictures, and once more
+    those of pictures without fine detail, as renderings are.
 
     Args:
         weights: Name or folder of a bundle.
@@ -59,6 +65,20 @@ def evaluate_bundle(
     pipeline = Pipeline.open(weights)
     figures: dict[str, Any] = {"first_frame": first_frame_scores(pipeline, pairs, runs)}
     size = pipeline.bundle.size_hw
+    if pipeline.guided:
+        figures["first_frame_of_renderings"] = first_frame_scores(
+            pipeline, pairs, runs, guide_by=as_rendered
+        )
+    if sequence:
+        drive = _sequence_clip(sequence, size)
+        figures["translation"] = translation_scores(pipeline, drive)
+        if pipeline.guided:
+            rendered = np.stack([as_rendered(frame) for frame in drive.frames])
+            figures["translation_of_renderings"] = translation_scores(
+                pipeline, drive, guides=rendered
+            )
+    if "motion" not in pipeline.bundle.stages:
+        return figures
     some = [wide_window(pairs[i], size) for i in _spread(len(pairs), LATENT_PICTURES)]
     figures["latents"] = latent_scores(pipeline, some)
     figures["long_clips"] = sharpness_scores(pipeline, some[::8])
@@ -97,20 +117,19 @@ def wide_window(pair: Pair, size_hw: tuple[int, int]) -> Pair:
     )
 
 
-def paint_pair(pipeline: Pipeline, pair: Pair, *, seed: int) -> NDArray[np.uint8]:
-    """Paint a pair's label map at its own size: uint8 `(H, W, 3)`."""
-    labels = labels_from_array(pair.train_ids, encoding="train-ids")
-    height, width = labels.size_hw
-    clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=(height, width), fit="stretch")
-    return next(iter(clip)).frame
-
-
-def first_frame_scores(pipeline: Pipeline, pairs: Sequence[Pair], runs: Path) -> dict[str, Any]:
+def first_frame_scores(
+    pipeline: Pipeline,
+    pairs: Sequence[Pair],
+    runs: Path,
+    *,
+    guide_by: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda picture: picture,
+) -> dict[str, Any]:
     """How well a segmentation network reads painted pictures, and how far they are from real ones.
 
     The reader was trained on real pictures only and takes no part in any loss of the generator.
     Real and painted pictures are shown to it at the same size. Figures are given for all pictures
-    and for each drive, which is the part of a name before its first underscore.
+    and for each drive, which is the part of a name before its first underscore. Where the weights
+    take edges, `guide_by` makes of a real picture the one whose edges are taken.
     """
     reader = load_segmenter(runs)
     drives: dict[str, dict[str, NDArray[np.int64]]] = {}
@@ -120,7 +139,7 @@ def first_frame_scores(pipeline: Pipeline, pairs: Sequence[Pair], runs: Path) ->
             pair.name.split("_")[0],
             {kind: np.zeros((19, 19), np.int64) for kind in ("real", "painted")},
         )
-        painted = paint_pair(pipeline, pair, seed=index)
+        painted = paint_labels(pipeline, pair.train_ids, guide=guide_by(pair.picture), seed=index)
         for kind, picture in (("real", pair.picture), ("painted", painted)):
             guess, seen = _read(reader, picture)
             drive[kind] += count_confusion(pair.train_ids, guess)

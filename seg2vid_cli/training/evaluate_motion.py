@@ -153,7 +153,7 @@ def sharpness_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any
     for index, pair in enumerate(pairs):
         labels = labels_from_array(pair.train_ids, encoding="train-ids")
         frames = [f.frame for f in pipeline.generate(labels, seed=index, frames=LONG_CLIP)]
-        sharp = [_gradient(frame) for frame in frames]
+        sharp = [mean_gradient(frame) for frame in frames]
         shares.append([sharp[i] / sharp[1] for i in (8, 16, 24, LONG_CLIP - 1)])
         change = np.array([np.abs(b.astype(np.float32) - a).mean() for a, b in pairwise(frames)])
         begins = np.arange(len(change)) % every == 0
@@ -216,7 +216,8 @@ def _warping_error(frames: Sequence[NDArray[np.uint8]]) -> float:
     return float(np.mean(errors))
 
 
-def _gradient(frame: NDArray[np.uint8]) -> float:
+def mean_gradient(frame: NDArray[np.uint8]) -> float:
+    """Mean size of the steps between neighbours, both ways, in grey values; `(H, W, 3)`."""
     grey = frame.astype(np.float32).mean(-1)
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
 
