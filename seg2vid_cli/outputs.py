@@ -1,4 +1,4 @@
-"""Clips to files: the video, and on request frames, flows, visibility, a panel and a preview.
+"""Clips to files: the video, and on request frames, flows, visibility, saliency, panel, preview.
 
 Each clip is written by a thread of its own, which encodes while the next frames are made.
 """
@@ -22,12 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from seg2vid_cli.edges import Guide, read_guide
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.first_frame import picture_size, read_picture
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LabelMap, blank_labels, read_labels
 from seg2vid_cli.page import PAGE_EXTENSIONS, PageClip, write_page
 from seg2vid_cli.pipeline import Clip, ClipFrame, Fit, Pipeline, Progress, plan_size
+from seg2vid_cli.saliency import (
+    DEFAULT_WEIGHTS,
+    AttentionByClass,
+    ClassAttention,
+    SaliencyModel,
+    SalientFrame,
+    Viewer,
+    overlay,
+    saliency_to_grey,
+)
+from seg2vid_cli.saliency_files import MAP_PATTERN, OVERLAY_PATTERN, attention_rows
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import (
     FRAME_PATTERN,
@@ -49,6 +61,8 @@ from seg2vid_cli.visualize import (
     visibility_to_grey,
     write_png,
 )
+from seg2vid_cli.weights.load import open_bundle
+from seg2vid_cli.weights.registry import GUIDED_WEIGHTS
 
 PREVIEW_FRAMES = 11  # and the label map in front: three rows of four
 PREVIEW_COLUMNS = 4
@@ -67,6 +81,8 @@ FLOW_PATTERNS = tuple(
 )
 VISIBILITY_PATTERN = "visibility_%05d.png"
 
+_Item = tuple[ClipFrame, SalientFrame | None]  # a frame on its way to the files
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
@@ -77,6 +93,7 @@ class Outputs:
         frames: Folder for PNG frames.
         flow: Folder for `.flo` files and colour-wheel PNGs, in both directions.
         visibility: Folder for 8-bit PNGs, white = visible in the source frame.
+        saliency: Folder for 8-bit PNGs, white = most salient, and PNGs of these over the frames.
         panel: Video of label map, first frame, flow, visibility and result side by side.
         preview: PNG contact sheet.
     """
@@ -85,6 +102,7 @@ class Outputs:
     frames: Path | None = None
     flow: Path | None = None
     visibility: Path | None = None
+    saliency: Path | None = None
     panel: Path | None = None
     preview: Path | None = None
 
@@ -150,18 +168,30 @@ class Report:
         labels: The label map as read.
         outputs: What was written.
         seconds: Wall time from label map to finished files.
+        saliency_weights: Name of the weights of the saliency network; None where none ran.
+        attention: Shares of attention by class in the first frame, the one that the label map
+            shows, the largest first; None without saliency or label map.
+        guide: What guided the first frame; None without edges.
     """
 
     clip: Clip
     labels: LabelMap
     outputs: Outputs
     seconds: float
+    saliency_weights: str | None = None
+    attention: Sequence[ClassAttention] | None = None
+    guide: Guide | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for `--json`."""
         recipe = self.clip.recipe.to_dict()
-        del recipe["labels_png"]
+        del recipe["labels_png"], recipe["edges_png"]
         paths = {f.name: getattr(self.outputs, f.name) for f in fields(self.outputs)}
+        saliency: dict[str, Any] = {}
+        if self.saliency_weights is not None:
+            saliency["weights"] = self.saliency_weights
+        if self.attention is not None:
+            saliency["first_frame_attention"] = attention_rows(self.attention)
         return {
             "outputs": {name: str(path) for name, path in paths.items() if path},
             "labels": {
@@ -171,7 +201,14 @@ class Report:
                 "alternatives": list(self.labels.alternatives),
                 "doubtful": self.labels.doubtful,
             },
+            "edges": self.guide
+            and {
+                "file": str(self.guide.path),
+                "kind": self.guide.kind,
+                "reason": self.guide.reason,
+            },
             "recipe": recipe,
+            **({"saliency": saliency} if saliency else {}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -183,6 +220,8 @@ def generate_file(
     pipeline: Pipeline | None = None,
     outputs: Outputs | None = None,
     first_frame: str | Path | None = None,
+    edges: Guide | str | Path | None = None,
+    saliency: SaliencyModel | None = None,
     progress: Progress = lambda stage, done, total: None,
     **settings: Any,
 ) -> Report:
@@ -194,12 +233,16 @@ def generate_file(
         pipeline: Opened weights; the embedded ones if not given.
         outputs: More files to write; its `video` is replaced by `video`.
         first_frame: A picture to start from instead of painting.
+        edges: Rendered picture or edge map of the scene, to guide the first frame; needs a label
+            map.
+        saliency: Network for `outputs.saliency`; SalEMA with the default weights if not given.
         progress: Called with stage, steps done and steps in all.
-        **settings: `seed`, `variant`, `sample`, `frames`, `fps`, `quality`, `size_hw`, `fit`; see
-            `Pipeline.generate`.
+        **settings: `seed`, `variant`, `sample`, `frames`, `fps`, `quality`, `size_hw`, `fit`,
+            `edge_variety`; see `Pipeline.generate`.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
+        WeightsError: Saliency weights are wanted that are not here; nothing has been written.
         VideoError: A file could not be written; see `write_clip`.
     """
     sample = settings.pop("sample", None) or Sample(
@@ -212,6 +255,8 @@ def generate_file(
         pipeline=pipeline,
         outputs=outputs,
         first_frame=first_frame,
+        edges=edges,
+        saliency=saliency,
         progress=progress,
         **settings,
     )
@@ -226,6 +271,8 @@ def generate_samples(
     pipeline: Pipeline | None = None,
     outputs: Outputs | None = None,
     first_frame: str | Path | None = None,
+    edges: Guide | str | Path | None = None,
+    saliency: SaliencyModel | None = None,
     grid: bool = False,
     page: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -240,6 +287,8 @@ def generate_samples(
         pipeline: Opened weights; the embedded ones if not given.
         outputs: More files to write, numbered in the same way. The preview is one for all.
         first_frame: A picture to start from instead of painting.
+        edges: As in `generate_file`.
+        saliency: As in `generate_file`; one network for all clips, with a memory for each.
         grid: Write one video with all clips side by side instead.
         page: HTML page with all clips in it, to look through them.
         progress: Called with stage, steps done and steps in all.
@@ -250,6 +299,7 @@ def generate_samples(
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
+        WeightsError: Saliency weights are wanted that are not here; nothing has been written.
         VideoError: A file could not be written. Clips that were finished before stay.
     """
     start = time.monotonic()
@@ -260,19 +310,28 @@ def generate_samples(
     inputs = [labels.path] if labels is not None and labels.path else []
     if picture_path:
         inputs.append(picture_path)
+    if edges is not None:
+        if labels is None:
+            raise InputError("edges go with a label map", hint="give the scene's label map too")
+        if not isinstance(edges, Guide):
+            edges = read_guide(edges, labels_hw=labels.size_hw)
+        inputs.append(edges.path)
     if not samples:
         raise InputError("no samples asked for", hint="use 1 or more")
     alone = len(samples) == 1
     targets = check_targets(wanted, len(samples), grid=grid, page=page, inputs=tuple(inputs))
-    pipeline = pipeline or Pipeline.open()
+    if pipeline is None:
+        pipeline = Pipeline.open(first_frame_weights=GUIDED_WEIGHTS if edges else None)
+    pipeline.check_edges(edges is not None, starts_from_picture=picture_path is not None)
+    saliency = _saliency_model(saliency, targets, pipeline)
     no_map = labels is None or labels.encoding == "none"  # the picture is all there is
     if labels is None:
         labels = _no_labels(pipeline, picture_path)
+    room = settings.get("size_hw")
+    fit: Fit = "stretch" if settings.get("exact") else settings.get("fit", "keep")
+    size = plan_size(labels.size_hw, pipeline.bundle.size_hw, room_hw=room, fit=fit)
     picture = picture_sha256 = None
     if picture_path:
-        room = settings.get("size_hw")
-        fit: Fit = "stretch" if settings.get("exact") else settings.get("fit", "keep")
-        size = plan_size(labels.size_hw, pipeline.bundle.size_hw, room_hw=room, fit=fit)
         picture = read_picture(picture_path, size_hw=size, any_aspect=no_map)
         picture_sha256 = hashlib.sha256(picture_path.read_bytes()).hexdigest()
     first_clip = pipeline.generate(
@@ -280,6 +339,7 @@ def generate_samples(
         sample=samples[0],
         picture=picture,
         picture_sha256=picture_sha256,
+        edges=None if edges is None else edges.edges(size, pipeline.edge_threshold),
         progress=progress if alone else _silent,
         **settings,
     )
@@ -288,21 +348,25 @@ def generate_samples(
     ]
     _check_clips(clips, targets, grid=grid)
     keep = PREVIEW_COLUMNS if wanted.preview and (grid or not alone) else 0
+    attention: list[Sequence[ClassAttention] | None]
     if grid:
         kept = _write_grid(clips, wanted.video, progress, keep=keep)
-        clips = clips[:1]
+        clips, attention = clips[:1], [None]
     else:
-        kept = []
+        written: list[Written] = []
         together = max(1, min(TOGETHER, PIXELS_TOGETHER // math.prod(first_clip.size_hw)))
         done, total = counting(1), len(clips) * len(first_clip)
         for first in range(0, len(clips), together):
             group = slice(first, first + together)
-            kept += write_clips(
+            written += write_clips(
                 clips[group],
                 targets[group],
+                saliency=saliency,
                 keep=keep,
                 made=(lambda: None) if alone else lambda: progress("frames", next(done), total),
             )
+        kept = [one.frames for one in written]
+        attention = [one.attention for one in written]
     if keep:
         assert wanted.preview is not None
         write_png(wanted.preview, _preview_of_samples(clips[0], samples, kept))
@@ -316,8 +380,16 @@ def generate_samples(
         )
     seconds = time.monotonic() - start
     return [
-        Report(clip=clip, labels=labels, outputs=target, seconds=seconds)
-        for clip, target in zip(clips, targets, strict=True)
+        Report(
+            clip=clip,
+            labels=labels,
+            outputs=target,
+            seconds=seconds,
+            saliency_weights=saliency.name if saliency is not None and target.saliency else None,
+            attention=shares,
+            guide=edges,
+        )
+        for clip, target, shares in zip(clips, targets, attention, strict=True)
     ]
 
 
@@ -343,7 +415,8 @@ def check_targets(
     if grid and (page is not None or any(getattr(wanted, name) for name in others)):
         raise InputError(
             "a grid is one video of all clips",
-            hint="leave out --grid to get frames, flow, visibility, panels or a page of each",
+            hint="leave out --grid to get frames, flow, visibility, saliency, panels or a page of "
+            "each",
         )
     if grid and count > MOST_IN_A_GRID:
         raise InputError(
@@ -411,37 +484,68 @@ def _no_labels(pipeline: Pipeline, picture: Path | None) -> LabelMap:
     return blank_labels(picture_size(picture))
 
 
-def write_clip(clip: Clip, outputs: Outputs) -> None:
+def _saliency_model(
+    model: SaliencyModel | None, outputs: Sequence[Outputs], pipeline: Pipeline
+) -> SaliencyModel | None:
+    """The given one; that of the default weights where none is given but needed."""
+    if model is None and any(target.saliency for target in outputs):
+        return SaliencyModel.of_bundle(open_bundle(DEFAULT_WEIGHTS), pipeline.compute)
+    return model
+
+
+def write_clip(clip: Clip, outputs: Outputs, *, saliency: SaliencyModel | None = None) -> None:
     """Make a clip and write every wanted file; memory does not grow with the number of frames.
 
+    Args:
+        clip: The clip.
+        outputs: What to write.
+        saliency: As in `generate_file`.
+
     Raises:
+        WeightsError: Saliency weights are wanted that are not here; nothing has been written.
         VideoError: A file could not be written. Every file is complete or as it was before; where
             the video fails, no other file has changed.
     """
-    write_clips([clip], [outputs])
+    write_clips([clip], [outputs], saliency=saliency)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What `write_clips` found in a clip.
+
+    Args:
+        frames: A few frames, uint8 `(H, W, 3)` RGB, evenly spaced.
+        attention: As in `Report`.
+    """
+
+    frames: list[NDArray[np.uint8]]
+    attention: Sequence[ClassAttention] | None = None
 
 
 def write_clips(
     clips: Sequence[Clip],
     outputs: Sequence[Outputs],
     *,
+    saliency: SaliencyModel | None = None,
     keep: int = 0,
     made: Callable[[], None] = lambda: None,
-) -> list[list[NDArray[np.uint8]]]:
+) -> list[Written]:
     """Make clips together and write them, each in a thread of its own; see `write_clip`.
 
     Args:
         clips: Of one pipeline, size, length and frame rate.
         outputs: For each clip.
+        saliency: As in `generate_samples`.
         keep: How many frames of each to return.
         made: Told after every frame.
 
     Returns:
-        For each clip a few of its frames, evenly spaced.
+        For each clip what was found in it.
     """
+    saliency = _saliency_model(saliency, outputs, clips[0].pipeline)
     writers = [
         # A GPU encodes one film at a time, so that every film is encoded in the same way.
-        ClipWriter(clip, target, keep=keep, gpu=len(clips) == 1)
+        ClipWriter(clip, target, saliency=saliency, keep=keep, gpu=len(clips) == 1)
         for clip, target in zip(clips, outputs, strict=True)
     ]
     with ExitStack() as stack:
@@ -454,7 +558,7 @@ def write_clips(
                 made()
             for writer in writers:
                 writer.end()
-            return [writer.result() for writer in writers]
+            return [Written(frames=w.result(), attention=w.attention) for w in writers]
         finally:
             for writer in writers:  # all of them, before the first is waited for
                 writer.cancel()
@@ -469,14 +573,33 @@ class ClipWriter:
     Args:
         clip: The clip, for its size and recipe.
         outputs: What to write.
+        saliency: Network for `outputs.saliency`, which needs it.
         keep: How many frames `result` gives.
         gpu: Whether a GPU that made the frames may encode them too.
+
+    Attributes:
+        attention: As in `Report`; known once the first frame has been added.
+
+    Raises:
+        ValueError: `outputs.saliency` without a network.
     """
 
-    def __init__(self, clip: Clip, outputs: Outputs, *, keep: int = 0, gpu: bool = False) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        outputs: Outputs,
+        *,
+        saliency: SaliencyModel | None = None,
+        keep: int = 0,
+        gpu: bool = False,
+    ) -> None:
+        if outputs.saliency and saliency is None:
+            raise ValueError(f"{outputs.saliency}: no saliency network given")
+        self.attention: Sequence[ClassAttention] | None = None
         self._clip, self._outputs = clip, outputs
         self._keep, self._gpu = keep, gpu and clip.recipe.device == "cuda"
-        self._queue: queue.Queue[ClipFrame | None] = queue.Queue(QUEUED_FRAMES)
+        self._viewer = Viewer(saliency) if outputs.saliency and saliency is not None else None
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUED_FRAMES)
         self._cancelled = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._error: BaseException | None = None
@@ -496,12 +619,13 @@ class ClipWriter:
         self._cancelled = True
 
     def add(self, frame: ClipFrame) -> None:
-        """Hand over the next frame.
+        """Hand over the next frame; where saliency is wanted, it is looked at first.
 
         Raises:
             VideoError: Writing has failed.
         """
-        self._put(frame)
+        # Here and not in the thread: one network runs at a time.
+        self._put((frame, None if self._viewer is None else self._look(self._viewer, frame)))
         if self._error is not None:
             raise self._error
 
@@ -523,7 +647,15 @@ class ClipWriter:
             raise self._error
         return self._kept
 
-    def _put(self, item: ClipFrame | None) -> None:
+    def _look(self, viewer: Viewer, frame: ClipFrame) -> SalientFrame:
+        seen, labels = viewer.see(frame.frame), self._clip.labels
+        if seen.index == 0 and labels.encoding != "none":
+            by_class = AttentionByClass()
+            by_class.add(seen.saliency, labels)
+            self.attention = by_class.shares()
+        return seen
+
+    def _put(self, item: _Item | None) -> None:
         while self._thread.is_alive():
             with suppress(queue.Full):
                 self._queue.put(item, timeout=0.2)
@@ -537,17 +669,17 @@ class ClipWriter:
         except BaseException as error:
             self._error = None if self._cancelled else error
 
-    def _frames(self) -> Iterator[ClipFrame]:
-        while (frame := self._queue.get()) is not None:
+    def _frames(self) -> Iterator[_Item]:
+        while (item := self._queue.get()) is not None:
             if self._cancelled:
                 break
-            yield frame
+            yield item
         if self._cancelled:
             raise InterruptedError
 
 
 def _write(
-    clip: Clip, outputs: Outputs, frames: Iterable[ClipFrame], *, keep: int, gpu: bool
+    clip: Clip, outputs: Outputs, frames: Iterable[_Item], *, keep: int, gpu: bool
 ) -> list[NDArray[np.uint8]]:
     recipe = clip.recipe
     metadata = recipe.to_dict()
@@ -581,17 +713,25 @@ def _write(
                 open_folder(outputs.visibility, patterns=(VISIBILITY_PATTERN,), metadata=metadata)
             )
             sinks.append(lambda f: _write_all(masks, _visibility_files(f)))
+        maps: FolderWriter | None = None
+        if outputs.saliency:
+            patterns = (MAP_PATTERN, OVERLAY_PATTERN)
+            maps = stack.enter_context(
+                open_folder(outputs.saliency, patterns=patterns, metadata=metadata)
+            )
         if outputs.panel:
-            compose = _Panel(colour_picture(clip.labels.train_ids))
+            compose = _Panel(colour_picture(clip.labels.train_ids), clip.edges)
             panel = stack.enter_context(film(outputs.panel, compose.size_hw))
             sinks.append(lambda f: panel.write(compose(f)))
         # Entered last, so finished first: an encoder is likelier to fail than moving ready files,
         # and then none of them appears.
         video = stack.enter_context(film(outputs.video, clip.size_hw, gpu=gpu))
         sinks.append(lambda f: video.write(f.frame))
-        for frame in frames:
+        for frame, seen in frames:
             for sink in sinks:
                 sink(frame)
+            if maps is not None and seen is not None:
+                _write_all(maps, _saliency_files(seen))
     if outputs.preview:
         write_png(outputs.preview, _preview(clip, kept))
     return [frame for _, frame in kept]
@@ -693,11 +833,20 @@ def _visibility_files(frame: ClipFrame) -> list[tuple[str, bytes]]:
     return [(VISIBILITY_PATTERN % frame.index, encode_png(visibility_to_grey(frame.visibility)))]
 
 
+def _saliency_files(seen: SalientFrame) -> list[tuple[str, bytes]]:
+    return [
+        (MAP_PATTERN % seen.index, encode_png(saliency_to_grey(seen.saliency))),
+        (OVERLAY_PATTERN % seen.index, encode_png(overlay(seen.frame, seen.saliency))),
+    ]
+
+
 class _Panel:
     """Puts label map, first frame, flow, visibility and result of a moment side by side."""
 
-    def __init__(self, labels: NDArray[np.uint8]) -> None:
-        self._labels = labels
+    def __init__(self, labels: NDArray[np.uint8], edges: NDArray[np.bool_] | None) -> None:
+        self._scene = [("label map", labels)]
+        if edges is not None:
+            self._scene.append(("edges", np.where(edges, 255, 0).astype(np.uint8)))
         self._first: NDArray[np.uint8] | None = None
         blank = ClipFrame(index=0, source=0, frame=np.zeros_like(labels))
         height, width = self._compose(blank, blank.frame).shape[:2]
@@ -715,7 +864,7 @@ class _Panel:
             seen = visibility_to_grey(frame.visibility)
         return compose_panel(
             [
-                ("label map", self._labels),
+                *self._scene,
                 ("first frame", first),
                 (f"flow from frame {frame.source:.4g}", flow),
                 ("visibility", seen),

@@ -10,7 +10,7 @@ src/inference.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -160,16 +160,38 @@ class SaliencyModel:
         """
         reader, memory, index = iter(frames), None, 0
         while chunk := list(islice(reader, CHUNK)):
-            size = self.network.config.size_hw
-            pictures = [resize_area(_to_tensor(frame), size) for frame in chunk]
-            inputs = to_network_units(torch.stack(pictures)).to(self.compute.device)
-            with self.compute.run():
-                maps, memory = self._run(inputs, memory if remember else None, remember)
-            for frame, raw in zip(chunk, maps.float().cpu(), strict=True):
-                height, width = frame.shape[:2]
-                saliency = self._finish(raw[0], (height, width))
+            maps, memory = self.look_on(chunk, memory, remember=remember)
+            for frame, saliency in zip(chunk, maps, strict=True):
                 yield SalientFrame(index=index, frame=frame, saliency=saliency)
                 index += 1
+
+    def look_on(
+        self, frames: Sequence[NDArray[np.uint8]], memory: Tensor | None, *, remember: bool = True
+    ) -> tuple[list[NDArray[np.float32]], Tensor | None]:
+        """Find out where people look in the next frames of a clip, all of them at once.
+
+        Args:
+            frames: uint8 `(H, W, 3)` RGB, in order; at least one.
+            memory: What the call before returned; None at the start of a clip.
+            remember: As in `watch`.
+
+        Returns:
+            For each frame float32 `(H, W)` in [0, 1], 1 = most salient; and the memory after the
+            last one, None from a network without.
+
+        Raises:
+            ShapeError: A frame is not uint8 `(H, W, 3)`.
+        """
+        size = self.network.config.size_hw
+        pictures = [resize_area(_to_tensor(frame), size) for frame in frames]
+        inputs = to_network_units(torch.stack(pictures)).to(self.compute.device)
+        with self.compute.run():
+            raw, memory = self._run(inputs, memory if remember else None, remember)
+        maps = [
+            self._finish(one[0], (frame.shape[0], frame.shape[1]))
+            for frame, one in zip(frames, raw.float().cpu(), strict=True)
+        ]
+        return maps, memory
 
     def _run(
         self, inputs: Tensor, memory: Tensor | None, remember: bool
@@ -191,6 +213,37 @@ class SaliencyModel:
         if self.blur:
             saliency = blur5(saliency)
         return saliency[0, 0].clamp(0, 1).numpy()
+
+
+class Viewer:
+    """Watches one clip while it is made: frames are handed over one by one.
+
+    Clips that are made together need a viewer each, whose memory is its own; all may share a model.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: SaliencyModel) -> None:
+        self._model = model
+        self._memory: Tensor | None = None
+        self._count = 0
+
+    def see(self, frame: NDArray[np.uint8]) -> SalientFrame:
+        """Find out where people look in the next frame.
+
+        Args:
+            frame: uint8 `(H, W, 3)` RGB.
+
+        Returns:
+            The frame with its map.
+
+        Raises:
+            ShapeError: The frame is not uint8 `(H, W, 3)`.
+        """
+        (saliency,), self._memory = self._model.look_on([frame], self._memory)
+        self._count += 1
+        return SalientFrame(index=self._count - 1, frame=frame, saliency=saliency)
 
 
 # ---- pictures and maps ---------------------------------------------------------------------------

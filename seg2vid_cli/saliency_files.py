@@ -8,10 +8,9 @@ belong to pictures by name, and to the frames of a video in the order of their n
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,9 @@ from seg2vid_cli import __version__
 from seg2vid_cli.errors import InputError, VideoError
 from seg2vid_cli.first_frame import ASPECT_TOLERANCE, open_picture
 from seg2vid_cli.label_sets import CLASSES
+from seg2vid_cli.label_view import share_text
 from seg2vid_cli.labels import LabelMap, read_labels
+from seg2vid_cli.numbered import list_files
 from seg2vid_cli.saliency import (
     AttentionByClass,
     ClassAttention,
@@ -53,8 +54,10 @@ LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 FIXATION_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # lossless: a pixel is fixated or not
 DENSITY_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAP_PATTERN = "saliency_%05d.png"
+OVERLAY_PATTERN = "overlay_%05d.png"
 DEFAULT_FPS = 15.0  # of a folder that does not say
 MIN_SIDE_PX = 16
+SHOWN_CLASSES = 8
 
 Style = Literal["overlay", "map", "both"]
 STYLES: tuple[Style, ...] = ("overlay", "map", "both")
@@ -167,15 +170,7 @@ class SaliencyReport:
             "outputs": [str(path) for path in self.written],
         }
         if self.attention is not None:
-            facts["attention"] = [
-                {
-                    "class": CLASSES[share.train_id].name,
-                    "train id": share.train_id,
-                    "attention": round(share.attention, 5),
-                    "area": round(share.area, 5),
-                }
-                for share in self.attention
-            ]
+            facts["attention"] = attention_rows(self.attention)
             facts["frames without saliency"] = self.blank
             facts["encodings"] = list(self.encodings)
         if self.scores is not None:
@@ -189,6 +184,30 @@ class SaliencyReport:
         return json.dumps(self.to_dict(), indent=2)
 
 
+def attention_rows(shares: Iterable[ClassAttention]) -> list[dict[str, Any]]:
+    """Shares by class as plain values, for `--json`."""
+    return [
+        {
+            "class": CLASSES[share.train_id].name,
+            "train id": share.train_id,
+            "attention": round(share.attention, 5),
+            "area": round(share.area, 5),
+        }
+        for share in shares
+    ]
+
+
+def attention_text(shares: Sequence[ClassAttention]) -> str:
+    """Shares of the first few classes, for a report."""
+    if not shares:
+        return "nothing: every map is black"
+    return ", ".join(
+        f"{CLASSES[share.train_id].name} {share_text(share.attention)} "
+        f"({share_text(share.area)} of the area)"
+        for share in shares[:SHOWN_CLASSES]
+    )
+
+
 # ---- what there is -------------------------------------------------------------------------------
 
 
@@ -199,7 +218,7 @@ def open_source(path: Path) -> Source:
         InputError: Missing, of an unknown kind, damaged, empty or too small.
     """
     if path.is_dir():
-        files = _listed(path, PICTURE_EXTENSIONS)
+        files = list_files(path, PICTURE_EXTENSIONS)
         if not files:
             raise InputError(
                 f"{path}: holds no pictures",
@@ -259,24 +278,6 @@ def _fps_of_folder(folder: Path) -> float | None:
     return float(fps) if isinstance(fps, (int, float)) and 0 < fps < 1000 else None
 
 
-def _listed(folder: Path, extensions: Sequence[str]) -> tuple[Path, ...]:
-    """Files of a folder in the order in which a person counts: 2 before 10."""
-    try:
-        found = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in extensions and path.is_file() and path.name[0] != "."
-        ]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
-    return tuple(sorted(found, key=_count_key))
-
-
-def _count_key(path: Path) -> tuple[list[tuple[int, str]], str]:
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], path.name
-
-
 def _matched(
     path: Path | None, source: Source, extensions: Sequence[str], what: str, *, one_for_all: bool
 ) -> tuple[Path, ...]:
@@ -296,7 +297,7 @@ def _matched(
                 hint=f"give a folder with one {what} for each",
             )
         return (path,)
-    files = _listed(path, extensions)
+    files = list_files(path, extensions)
     if source.kind == "video":
         if len(files) != len(source):
             raise InputError(
@@ -444,7 +445,7 @@ def _fps(source: Source, fps: float | None, *, is_video: bool) -> float:
 def _folder_of_fixations(folder: Path | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
-    files = _listed(folder, FIXATION_EXTENSIONS) if folder.is_dir() else ()
+    files = list_files(folder, FIXATION_EXTENSIONS) if folder.is_dir() else ()
     if not files:
         raise InputError(
             f"{folder}: is no folder with fixation maps",

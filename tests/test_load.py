@@ -151,7 +151,7 @@ def test_only_six_stages_are_known(bundle):
     )
     describe(bundle, lambda data: data.update(stages={}))
     assert malformed(bundle).endswith(
-        "stages must be of first_frame, motion, refine, segmenter, saliency, not "
+        "stages must be of edges, first_frame, motion, refine, segmenter, saliency, not "
     )
 
 

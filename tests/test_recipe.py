@@ -80,6 +80,8 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "labels_sha256": small.sha256,
         "labels_png": encode_labels(small.train_ids),
         "first_frame_sha256": None,
+        "edges_png": None,
+        "edge_variety": 0.0,
     }
 
 

@@ -12,6 +12,7 @@ from seg2vid_cli.cli import console, options
 from seg2vid_cli.errors import InputError
 
 if TYPE_CHECKING:
+    from seg2vid_cli.edges import Guide
     from seg2vid_cli.labels import LabelMap
     from seg2vid_cli.outputs import Outputs, Report
     from seg2vid_cli.recipe import Recipe
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 OF_PIPELINE = ("weights", "first_frame_weights", "motion_weights", "device", "precision")
 SAMPLES_TO_SEED = 5
 FROM_DEFAULT, FROM_OPTION, FROM_CLIP, FROM_WEIGHTS = "default", "option", "--like", "weights"
+FOR_EDGES = "for --edges"
+_KINDS = {"picture": "picture", "map": "map of edges"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,25 @@ def generate(
             metavar="FILE",
             help="Start from this picture instead of painting one; it must show the same scene.",
             rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    edges: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Picture that a simulator rendered of the scene, or an edge map: its edges guide "
+            "the painting of the first frame.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    edges_are: options.EdgesAreOption = "auto",
+    edge_variety: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0-2",
+            help="How much the seed changes the mix of edges that the picture is painted from. "
+            r"[dim]\[default: 0][/]",
+            rich_help_panel=options.SAMPLE,
         ),
     ] = None,
     like: Annotated[
@@ -206,6 +228,15 @@ def generate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    save_saliency: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where a viewer would look, as PNG: maps (white = most salient) and overlays; "
+            "tells which classes of the label map get the attention in the first frame.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     panel: Annotated[
         Path | None,
         typer.Option(
@@ -252,6 +283,14 @@ def generate(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    saliency_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Weights for --save-saliency. [dim]\\[default: salema-dhf1k][/]",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -276,6 +315,15 @@ def generate(
     if labels is None and like is None and first_frame is None:
         raise InputError("no label map given", hint="seg2vid generate LABELS.png -o out.mp4")
     target = output or _default_output(labels)
+    if saliency_weights is not None and save_saliency is None:
+        raise InputError(
+            "--saliency-weights is for --save-saliency", hint="add --save-saliency DIR"
+        )
+    if edges is None and (edges_are != "auto" or (edge_variety is not None and like is None)):
+        raise InputError(
+            f"{'--edge-variety' if edges_are == 'auto' else '--edges-are'} is for --edges",
+            hint="add --edges FILE",
+        )
     count = _count_samples(samples, to_seed, vary=vary, vary_motion=vary_motion, grid=grid)
 
     from seg2vid_cli.labels import read_labels  # cheap checks first; torch only after them
@@ -292,6 +340,15 @@ def generate(
     else:
         label_map = recipe.labels() if recipe is not None else None
     _check_picture(recipe, first_frame)
+    guide = None
+    if edges is not None and label_map is not None:
+        from seg2vid_cli.edges import read_guide
+
+        guide = read_guide(edges, labels_hw=label_map.size_hw, kind=edges_are)  # type: ignore[arg-type]
+    elif edges is not None:
+        raise InputError("edges go with a label map", hint="give the scene's label map too")
+    elif like is not None and recipe is not None and first_frame is None:
+        guide = _stored_guide(like, recipe, other_labels=labels)
     given = {
         "seed": seed,
         "variant": variant,
@@ -301,6 +358,7 @@ def generate(
         "quality": quality,
         "size_hw": None if size is None else options.parse_size(size),
         "fit": fit,
+        "edge_variety": edge_variety,
         "weights": weights,
         "first_frame_weights": first_frame_weights,
         "motion_weights": motion_weights,
@@ -316,18 +374,20 @@ def generate(
         reports_json,
     )
     from seg2vid_cli.pipeline import Pipeline
+    from seg2vid_cli.saliency import DEFAULT_WEIGHTS, SaliencyModel
     from seg2vid_cli.sample import plan_samples
 
-    choices = _choose(given, recipe)
+    choices = _choose(given, recipe, guided=guide is not None)
     outputs = Outputs(
         video=target,
         frames=save_frames,
         flow=save_flow,
         visibility=save_visibility,
+        saliency=save_saliency,
         panel=panel,
         preview=preview,
     )
-    inputs = [path for path in (labels, instances, first_frame, like) if path]
+    inputs = [path for path in (labels, instances, first_frame, edges, like) if path]
     settings = {name: choice.value for name, choice in choices.items()}
     drawn = {name: settings.pop(name) for name in ("seed", "variant", "motion_scale")}
     planned = plan_samples(
@@ -339,9 +399,15 @@ def generate(
     )
     check_targets(outputs, len(planned), grid=grid, page=page, inputs=tuple(inputs))
     settings["exact"] = labels is None and recipe is not None and size is None and fit is None
+    before_pull = None if quiet else console.announce_pull
+    saliency = None
+    if save_saliency is not None:
+        compute = {name: settings[name] for name in ("device", "precision")}
+        saliency = SaliencyModel.open(
+            saliency_weights or DEFAULT_WEIGHTS, before_pull=before_pull, **compute
+        )
     pipeline = Pipeline.open(
-        **{name: settings.pop(name) for name in OF_PIPELINE},
-        before_pull=None if quiet else console.announce_pull,
+        **{name: settings.pop(name) for name in OF_PIPELINE}, before_pull=before_pull
     )
     if recipe is not None and recipe.weights_sha256 != pipeline.weights_sha256:
         console.show_note("the weights differ from the clip's, so this will not be the same clip")
@@ -353,6 +419,8 @@ def generate(
             pipeline=pipeline,
             outputs=outputs,
             first_frame=first_frame,
+            edges=guide,
+            saliency=saliency,
             grid=grid,
             page=page,
             progress=progress,
@@ -424,12 +492,30 @@ def _check_picture(recipe: Recipe | None, first_frame: Path | None) -> None:
         )
 
 
-def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
+def _stored_guide(like: Path, recipe: Recipe, *, other_labels: Path | None) -> Guide | None:
+    """The edges that guided the clip to repeat."""
+    from seg2vid_cli.edges import Guide
+
+    stored = recipe.edges()
+    if stored is None:
+        return None
+    if other_labels is not None:
+        raise InputError(
+            f"{like}: was painted from edges, which belong to its own label map",
+            hint=f"give those of {other_labels.name} with --edges",
+        )
+    return Guide(path=like, kind="map", reason="Stored in the clip.", pixels=stored)
+
+
+def _choose(
+    given: dict[str, Any], recipe: Recipe | None, *, guided: bool = False
+) -> dict[str, Choice]:
     """Explicit options first, then those of the clip to repeat, then defaults."""
     from seg2vid_cli.pipeline import DEFAULT_FRAMES
     from seg2vid_cli.video import DEFAULT_QUALITY
-    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
+    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS
 
+    needs_other = guided and given["weights"] is None and not (recipe and recipe.edges_png)
     defaults: dict[str, Any] = {
         "seed": 0,
         "variant": 0,
@@ -439,6 +525,7 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
         "quality": DEFAULT_QUALITY,
         "size_hw": None,
         "fit": "keep",
+        "edge_variety": 0.0,
         "weights": DEFAULT_WEIGHTS,
         "first_frame_weights": None,
         "motion_weights": None,
@@ -451,6 +538,8 @@ def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
         own = name == "device" or (name.endswith("_weights") and given["weights"] is not None)
         if given[name] is not None:
             choices[name] = Choice(value=given[name], origin=FROM_OPTION)
+        elif name == "first_frame_weights" and needs_other:
+            choices[name] = Choice(value=GUIDED_WEIGHTS, origin=FOR_EDGES)
         elif recipe is not None and not own:
             value = recipe.size[::-1] if name == "size_hw" else getattr(recipe, name)
             choices[name] = Choice(value=value, origin=FROM_CLIP)
@@ -464,6 +553,7 @@ def _print_report(
     report: Report, choices: dict[str, Choice], compute_reason: str, more: list[Path]
 ) -> None:
     from seg2vid_cli.label_view import class_table
+    from seg2vid_cli.saliency_files import attention_text
 
     recipe, labels = report.clip.recipe, report.labels
     origin = {name: choice.origin for name, choice in choices.items()}
@@ -477,6 +567,10 @@ def _print_report(
             ("read as", f"{labels.encoding}. {labels.reason}"),
             ("classes", classes),
         ]
+    if report.guide is not None:
+        guide, variety = report.guide, recipe.edge_variety
+        rows.append(("edges", f"{guide.path}, taken for a {_KINDS[guide.kind]}. {guide.reason}"))
+        rows += [("edge variety", f"{variety:g} ({origin['edge_variety']})")] if variety else []
     rows += [
         ("weights", f"{recipe.weights} ({origin['weights']})"),
         *(
@@ -500,6 +594,12 @@ def _print_report(
             f"{recipe.frames} frames ({origin['frames']}) at {recipe.fps:g} fps ({origin['fps']}): "
             f"{seconds:.1f} s",
         ),
+        *([("saliency", report.saliency_weights)] if report.saliency_weights else []),
+        *(
+            [("attention", f"in the first frame on {attention_text(report.attention)}")]
+            if report.attention is not None
+            else []
+        ),
         ("ran on", f"{recipe.device}, {recipe.precision} ({compute_reason})"),
         ("took", f"{report.seconds:.1f} s"),
     ]
@@ -517,6 +617,7 @@ def _note_differences(wanted: Recipe, made: Recipe) -> None:
         ("device", "the device"),
         ("first_frame_sha256", "the first picture"),
         ("labels_sha256", "the label map"),
+        ("edges_png", "the edge map"),
     ):
         if getattr(wanted, name) != getattr(made, name):
             console.show_note(f"{what} differs from the clip's, so this is not the same clip")

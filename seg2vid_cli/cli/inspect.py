@@ -94,7 +94,7 @@ def _clip_facts(file: Path, recipe: Recipe | None) -> dict[str, Any]:
         known = tool.startswith("seg2vid")
         return {**facts, "made by": tool if known else "not by seg2vid, or its note is gone"}
     made = recipe.to_dict()
-    del made["labels_png"]
+    del made["labels_png"], made["edges_png"]
     return {**facts, "how it was made": made}
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from seg2vid_cli.saliency_files import SaliencyReport
 
 SCORING = "Scoring against people"
-SHOWN_CLASSES = 8
 
 
 def saliency(
@@ -163,6 +162,8 @@ def saliency(
 
 
 def _print_report(report: SaliencyReport, model: SaliencyModel) -> None:
+    from seg2vid_cli.saliency_files import attention_text
+
     source = report.plan.source
     sizes = sorted({f"{width}x{height}" for height, width in source.sizes_hw})
     count = {"video": "frames", "folder": "pictures"}.get(source.kind)
@@ -174,7 +175,7 @@ def _print_report(report: SaliencyReport, model: SaliencyModel) -> None:
         ("memory", memory),
     ]
     if report.attention is not None:
-        rows.append(("attention on", _attention(report)))
+        rows.append(("attention on", attention_text(report.attention)))
     if report.scores is not None:
         values = ", ".join(f"{name} {value:.3f}" for name, value in report.scores.items())
         rows.append(("score", f"{values} (mean of {report.scored})"))
@@ -189,20 +190,6 @@ def _print_report(report: SaliencyReport, model: SaliencyModel) -> None:
 
 def _few(sizes: list[str]) -> str:
     return ", ".join(sizes) if len(sizes) <= 3 else f"{len(sizes)} sizes"
-
-
-def _attention(report: SaliencyReport) -> str:
-    from seg2vid_cli.label_sets import CLASSES
-    from seg2vid_cli.label_view import share_text
-
-    shares = report.attention or ()
-    if not shares:
-        return "nothing: every map is black"
-    return ", ".join(
-        f"{CLASSES[share.train_id].name} {share_text(share.attention)} "
-        f"({share_text(share.area)} of the area)"
-        for share in shares[:SHOWN_CLASSES]
-    )
 
 
 def _print_notes(report: SaliencyReport) -> None:
