@@ -44,7 +44,7 @@ from seg2vid_cli.refine import refine_frames
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
-from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
+from seg2vid_cli.weights.load import Bundle, open_mixed
 from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
@@ -180,17 +180,13 @@ class Pipeline:
             WeightsError: Damaged weights, or a download that failed.
         """
         compute = resolve_compute(device, precision)
-        base, first_frame, motion = (
-            None if name is None else open_bundle(name, before_pull=before_pull)
-            for name in (weights, first_frame_weights, motion_weights)
+        bundle, first_frame, motion = open_mixed(
+            weights,
+            first_frame_weights=first_frame_weights,
+            motion_weights=motion_weights,
+            before_pull=before_pull,
         )
-        assert base is not None
-        return cls(
-            mix_bundles(base, first_frame=first_frame, motion=motion),
-            compute,
-            first_frame_weights=first_frame.name if first_frame else None,
-            motion_weights=motion.name if motion else None,
-        )
+        return cls(bundle, compute, first_frame_weights=first_frame, motion_weights=motion)
 
     @cached_property
     def generator(self) -> FirstFrameNetwork:

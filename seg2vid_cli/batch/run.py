@@ -25,7 +25,7 @@ from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import ENCODINGS, load_encoding
 from seg2vid_cli.pipeline import DEFAULT_FRAMES, check_settings
 from seg2vid_cli.video import DEFAULT_QUALITY, VIDEO_EXTENSIONS, check_fps
-from seg2vid_cli.weights.load import Bundle, mix_bundles, open_bundle
+from seg2vid_cli.weights.load import Bundle, open_mixed
 from seg2vid_cli.weights.registry import WeightSpec, file_sha256
 
 Engine = Literal["local", "ray"]
@@ -201,13 +201,19 @@ def _check_places(options: BatchOptions) -> None:
 
 
 def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> Bundle:
-    base, first_frame, motion = (
-        None if name is None else open_bundle(name, before_pull=before_pull)
-        for name in (spec.weights, spec.first_frame_weights, spec.motion_weights)
+    bundle, first_frame, _ = open_mixed(
+        spec.weights,
+        first_frame_weights=spec.first_frame_weights,
+        motion_weights=spec.motion_weights,
+        before_pull=before_pull,
     )
-    assert base is not None
-    bundle = mix_bundles(base, first_frame=first_frame, motion=motion)
     bundle.require("first_frame")
+    if "edges" in bundle.stages:
+        raise InputError(
+            f"weights '{first_frame or bundle.name}' paint from labels and edges, and a batch has "
+            "none",
+            hint="use other weights, or seg2vid translate for a sequence with edges",
+        )
     if spec.settings.get("frames", DEFAULT_FRAMES) != 1:
         bundle.require("motion", "refine")
     return bundle

@@ -198,6 +198,40 @@ def open_bundle(
     return replace(bundle, name=spec.name, hashes=files)
 
 
+def open_mixed(
+    weights: str,
+    *,
+    first_frame_weights: str | None = None,
+    motion_weights: str | None = None,
+    before_pull: Callable[[WeightSpec], None] | None = None,
+) -> tuple[Bundle, str | None, str | None]:
+    """Open weights, and take stages from others where they are named; see `mix_bundles`.
+
+    Args:
+        weights: Name or folder; see `open_bundle`.
+        first_frame_weights: Name or folder for the first frame.
+        motion_weights: Name or folder for the motion.
+        before_pull: See `open_bundle`.
+
+    Returns:
+        The bundle, and the names of those that first frame and motion come from.
+
+    Raises:
+        InputError: Unknown weights, or weights that do not fit together.
+        WeightsError: Damaged weights, or a download that failed.
+    """
+    base = open_bundle(weights, before_pull=before_pull)
+    first_frame, motion = (
+        None if name is None else open_bundle(name, before_pull=before_pull)
+        for name in (first_frame_weights, motion_weights)
+    )
+    return (
+        mix_bundles(base, first_frame=first_frame, motion=motion),
+        first_frame.name if first_frame else None,
+        motion.name if motion else None,
+    )
+
+
 def mix_bundles(
     base: Bundle, *, first_frame: Bundle | None = None, motion: Bundle | None = None
 ) -> Bundle:
