@@ -76,7 +76,8 @@ class Guide:
         else:
             given = torch.from_numpy(self.pixels.astype(np.float32))[None, None]
             larger = [max(new, old) for new, old in zip(size_hw, self.size_hw, strict=True)]
-            found = F.adaptive_max_pool2d(F.interpolate(given, size=larger), size_hw)[0, 0]
+            grown = F.interpolate(given, size=larger, mode="nearest-exact")
+            found = F.adaptive_max_pool2d(grown, size_hw)[0, 0]
         return np.asarray(found > 0.5, np.bool_)
 
 
@@ -88,31 +89,31 @@ def read_guide(path: str | Path, *, labels_hw: tuple[int, int], kind: GuideKind 
         labels_hw: Size of the label map. A picture must have its aspect ratio within 2 %, an edge
             map its very size.
         kind: What the file holds. `auto`: an edge map if it is grey and nearly all of it black or
-            white, with some of each.
+            white, with some of each, or black throughout.
 
     Raises:
         InputError: Missing, not a picture, too large, of another size or aspect ratio, or not an
             edge map though said to be one.
     """
     file = Path(path)
-    if kind not in GUIDE_KINDS:
-        raise InputError(
-            f"edges of kind '{kind}' are not known", hint=f"use one of {', '.join(GUIDE_KINDS)}"
-        )
+    check_kind(kind)
     picture = np.asarray(open_picture(file))
     grey = picture.max(2)
     coloured = int((grey - picture.min(2)).max()) > WHITE - 2 * BLACK  # JPEG tints grey a little
     between = float(((grey > BLACK) & (grey < WHITE)).mean())
-    two_values = not coloured and between <= STRAY and 0 < float((grey >= WHITE).mean()) < 1
-    if kind == "map" and not two_values:
+    white = float((grey >= WHITE).mean())
+    problem = None
+    if coloured or between > STRAY:
+        problem = "it is coloured" if coloured else f"{between:.1%} of it is grey"
+    elif white == 1:
+        problem = "all of it is white"
+    if kind == "map" and problem:
         raise InputError(
-            f"{file}: not an edge map: {'coloured' if coloured else f'{between:.0%} of it is grey'}"
-            if coloured or between > STRAY
-            else f"{file}: not an edge map: all of it is {'white' if grey[0, 0] else 'black'}",
+            f"{file}: not an edge map: {problem}",
             hint="an edge map is black, and white where there are edges; a picture goes with "
             "--edges-are picture",
         )
-    is_map = two_values if kind == "auto" else kind == "map"
+    is_map = kind == "map" or (kind == "auto" and not problem and (white > 0 or not grey.any()))
     _check_shape(file, picture.shape[:2], labels_hw, is_map=is_map)
     reason = "As asked for." if kind != "auto" else "Not only black and white."
     if is_map:
@@ -136,6 +137,18 @@ def _check_shape(
             f"{file}: the picture is {sizes[0]}, which is another aspect ratio than the label "
             f"map's {sizes[1]}",
             hint="render picture and label map with the same camera, or crop one of them",
+        )
+
+
+def check_kind(kind: str) -> None:
+    """Make sure that a kind of guides is one of `GUIDE_KINDS`.
+
+    Raises:
+        InputError: It is not.
+    """
+    if kind not in GUIDE_KINDS:
+        raise InputError(
+            f"edges of kind '{kind}' are not known", hint=f"use one of {', '.join(GUIDE_KINDS)}"
         )
 
 

@@ -40,14 +40,17 @@ def _count_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 def frame_numbers(files: Sequence[Path]) -> list[int] | None:
     """The number that tells the files of a sequence apart.
 
-    It is the only number that differs between the names, as in `frame_00012_labels2`.
+    It is the only number that differs between the names, as in `frame_00012_labels2`; of one file
+    alone, the last number.
 
     Returns:
-        None where names have no number, or differ in more than one.
+        None where names have no number, or differ in more than one, or two have the same.
     """
     split = [re.split(r"(\d+)", file.stem) for file in files]
-    if len({len(parts) for parts in split}) != 1 or len(split) < 2:
+    if not split or len({len(parts) for parts in split}) != 1 or len(split[0]) < 2:
         return None
+    if len(files) == 1:
+        return [int(split[0][-2])]
     texts = zip(*(parts[0::2] for parts in split), strict=True)
     if any(len(set(text)) > 1 for text in texts):
         return None
@@ -69,14 +72,13 @@ def find_gap(files: Sequence[Path]) -> tuple[Path, Path, int, int] | None:
         where nothing is missing, or the names do not say.
     """
     numbers = frame_numbers(files)
-    if numbers is None:
+    if numbers is None or len(numbers) < 2:
         return None
     steps = Counter(later - former for former, later in pairwise(numbers))
     step = min(size for size, count in steps.items() if count == max(steps.values()))
     for (former, first), (later, second) in pairwise(zip(files, numbers, strict=True)):
-        if second - first > step:
-            missing = max(1, (second - first - 1) // step)
-            return former, later, first + step, missing
+        if second - first >= 2 * step:  # time stamps waver by less
+            return former, later, first + step, (second - first) // step - 1
     return None
 
 
@@ -105,23 +107,23 @@ def match_files(
     by_stem: dict[str, list[Path]] = {}
     for other in others:
         by_stem.setdefault(other.stem, []).append(other)
-    own_numbers, numbers = frame_numbers(frames), frame_numbers(others)
-    by_number = dict(zip(numbers, others, strict=True)) if numbers is not None else {}
+    own_numbers = frame_numbers(frames)
+    numbers = frame_numbers([fitting[0] for fitting in by_stem.values()])
+    by_number = dict(zip(numbers or [], by_stem.values(), strict=False))
     found = []
     for index, frame in enumerate(frames):
-        same = by_stem.get(frame.stem, [])
-        if len(same) > 1:
-            raise InputError(
-                f"{folder}: {same[0].name} and {same[1].name} both fit {frame.name}",
-                hint="leave one of them",
-            )
-        match = same[0] if same else None
-        if match is None and own_numbers is not None:
-            match = by_number.get(own_numbers[index])
-        if match is None:
+        fitting = by_stem.get(frame.stem, [])
+        if not fitting and own_numbers is not None:
+            fitting = by_number.get(own_numbers[index], [])
+        if not fitting:
             raise InputError(
                 f"{folder}: no {what} for frame {frame.name}",
                 hint=f"add {frame.stem}{extensions[0]}, or one with the same number",
             )
-        found.append(match)
+        if len(fitting) > 1:
+            raise InputError(
+                f"{folder}: {fitting[0].name} and {fitting[1].name} both fit {frame.name}",
+                hint="leave one of them",
+            )
+        found.append(fitting[0])
     return tuple(found)

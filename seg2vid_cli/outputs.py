@@ -152,7 +152,8 @@ class Outputs:
             else:
                 check_folder(path)
                 for input_path in inputs:
-                    if input_path.resolve().parent == path.resolve():
+                    folders = input_path.resolve().parent, input_path.parent.resolve()
+                    if path.resolve() in folders:  # a link may lie there, too
                         raise InputError(
                             f"{input_path}: lies in {path}, where files are replaced",
                             hint="name another folder to write into",

@@ -341,12 +341,19 @@ class Pipeline:
             progress=progress,
         )
 
-    def check_edges(self, given: bool, *, starts_from_picture: bool = False) -> None:
+    def check_edges(
+        self,
+        given: bool,
+        *,
+        starts_from_picture: bool = False,
+        option: str = "--first-frame-weights",
+    ) -> None:
         """Make sure that edges are given where, and only where, the first frame needs them.
 
         Args:
             given: Whether they are.
             starts_from_picture: Whether the first frame is not painted at all.
+            option: That names other weights for the first frame, for messages.
 
         Raises:
             InputError: They are missing, or of no use.
@@ -360,7 +367,7 @@ class Pipeline:
         if given and not self.guided:
             raise InputError(
                 f"weights '{name}' paint from labels alone and take no edges",
-                hint=f"add --first-frame-weights {GUIDED_WEIGHTS}",
+                hint=f"add {option} {GUIDED_WEIGHTS}",
             )
         if self.guided and not given and not starts_from_picture:
             raise InputError(

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg2vid_cli import __version__
-from seg2vid_cli.edges import Guide, GuideKind, check_variety, read_guide
+from seg2vid_cli.edges import Guide, GuideKind, check_kind, check_variety, read_guide
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LabelMap, read_labels
@@ -34,6 +36,7 @@ from seg2vid_cli.sample import Sample
 from seg2vid_cli.video import (
     DEFAULT_QUALITY,
     FRAME_PATTERN,
+    VIDEO_EXTENSIONS,
     check_folder,
     check_fps,
     check_output,
@@ -66,7 +69,7 @@ class TranslationPlan:
         doubtful: Whether that is uncertain.
         size_hw: Height and width of the label maps.
         guides: Rendered picture or edge map of every frame; empty without.
-        guide_kind: How they are to be taken.
+        guide_kind: What all of them are.
         output: Video.
         frames: Folder for the frames as PNG.
         panel: Video of label map, edges and result side by side.
@@ -145,7 +148,9 @@ class TranslationReport:
                 "encoding": plan.encoding,
                 "doubtful": plan.doubtful,
             },
-            "edges": str(plan.guides[0].parent) if plan.guides else None,
+            "edges": {"folder": str(plan.guides[0].parent), "kind": plan.guide_kind}
+            if plan.guides
+            else None,
             "frames": len(plan),
             "fps": self.fps,
             "size": [self.size_hw[1], self.size_hw[0]],
@@ -190,26 +195,9 @@ def plan_translation(
         InputError: A file or a frame is missing, cannot be read or written, or has another size;
             names it.
     """
-    if not labels.is_dir():
-        hint = "seg2vid generate makes a clip from one label map" if labels.is_file() else None
-        raise InputError(
-            f"{labels}: {'is a file' if labels.is_file() else 'there is no such folder'}",
-            hint=hint or "name a folder of label maps, one for each frame",
-        )
-    if edges is not None and not edges.is_dir():
-        raise InputError(
-            f"{edges}: there is no such folder",
-            hint="name a folder with one rendered picture, or edge map, for each frame",
-        )
-    files = list_files(labels, LABEL_EXTENSIONS)
-    if globs:
-        files = tuple(file for file in files if any(file.match(glob) for glob in globs))
-    if not files:
-        raise InputError(
-            f"{labels}: no label maps ({', '.join(LABEL_EXTENSIONS)})"
-            + (f" that fit {', '.join(globs)}" if globs else ""),
-            hint="name the folder that holds them itself",
-        )
+    check_kind(guide_kind)
+    _check_folders(labels, edges)
+    files = _frames(labels, globs)
     if not allow_gaps and (gap := find_gap(files)):
         former, later, number, count = gap
         raise InputError(
@@ -222,31 +210,79 @@ def plan_translation(
         guides = match_files(files, edges, PICTURE_EXTENSIONS, what="edge picture")
     _check_outputs(
         {"output": output, "panel": panel, "preview": preview, "frames": frames},
-        inputs={path.resolve() for path in (*files, *guides)},
+        inputs=(*files, *guides),
     )
     read, size_hw = _choose_encoding(files, encoding)
-    plan = TranslationPlan(
+    return TranslationPlan(
         labels=files,
         encoding=read[0],
         doubtful=read[1],
         size_hw=size_hw,
         guides=guides,
-        guide_kind=guide_kind,
+        guide_kind=_kind_of_all(guides, size_hw, guide_kind),
         output=output,
         frames=frames,
         panel=panel,
         preview=preview,
     )
-    kinds: dict[str, Path] = {}
+
+
+def _check_folders(labels: Path, edges: Path | None) -> None:
+    if not labels.is_dir():
+        hint = "seg2vid generate makes a clip from one label map" if labels.is_file() else None
+        raise InputError(
+            f"{labels}: {'is a file' if labels.is_file() else 'there is no such folder'}",
+            hint=hint or "name a folder of label maps, one for each frame",
+        )
+    if edges is None:
+        return
+    if not edges.is_dir():
+        raise InputError(
+            f"{edges}: {'is a file' if edges.is_file() else 'there is no such folder'}",
+            hint="name a folder with one rendered picture, or edge map, for each frame",
+        )
+    if edges.resolve() == labels.resolve():
+        raise InputError(
+            f"{edges}: is the folder of label maps", hint="name the folder of rendered pictures"
+        )
+
+
+def _frames(labels: Path, globs: Sequence[str]) -> tuple[Path, ...]:
+    """Label maps of a folder in order, one for each frame."""
+    files = list_files(labels, LABEL_EXTENSIONS)
+    if globs:
+        files = tuple(file for file in files if any(fnmatch(file.name, glob) for glob in globs))
+    if not files:
+        fitting = f" that fit {', '.join(map(repr, globs))}" if globs else ""
+        lossy = not globs and bool(list_files(labels, (".jpg", ".jpeg")))
+        raise InputError(
+            f"{labels}: no label maps ({', '.join(LABEL_EXTENSIONS)}){fitting}",
+            hint="JPEG changes ids and colours: write the label maps as PNG"
+            if lossy
+            else "name the folder that holds them itself",
+        )
+    for former, later in pairwise(files):
+        if former.stem == later.stem:
+            raise InputError(
+                f"{labels}: {former.name} and {later.name} are the same frame",
+                hint="leave one of them, or pick some with --glob",
+            )
+    return files
+
+
+def _kind_of_all(guides: Sequence[Path], labels_hw: tuple[int, int], kind: GuideKind) -> GuideKind:
+    """Whether all guides are pictures or all are edge maps; black ones may be either."""
+    kinds: dict[GuideKind, Path] = {}
     for path in guides:
-        guide = read_guide(path, labels_hw=size_hw, kind=guide_kind)
-        kinds.setdefault(guide.kind, path)
+        guide = read_guide(path, labels_hw=labels_hw, kind=kind)
+        if guide.pixels.any() or kind != "auto":
+            kinds.setdefault(guide.kind, path)
     if len(kinds) > 1:
         raise InputError(
             f"{kinds['map']}: looks like an edge map, but {kinds['picture'].name} like a picture",
             hint="say what all of them are with --edges-are picture, or map",
         )
-    return plan
+    return next(iter(kinds), kind)
 
 
 def _choose_encoding(
@@ -254,7 +290,9 @@ def _choose_encoding(
 ) -> tuple[tuple[str, bool], tuple[int, int]]:
     """The encoding of all maps and whether it is uncertain, and their size.
 
-    One frame alone can be misread, since it may have few classes; the sequence decides.
+    One frame alone can be misread, since it may have few classes; the sequence decides. Of the
+    encodings that frames are read in, one that reads all of them is taken, one that is beyond doubt
+    for some frame before others, then the commonest.
     """
     found: Counter[str] = Counter()
     sure: dict[str, bool] = {}
@@ -269,19 +307,29 @@ def _choose_encoding(
     assert size_hw is not None
     if encoding != "auto":
         return (encoding, False), size_hw
-    # Of several, one that is beyond doubt for some frame, then the commonest.
-    chosen = max(found, key=lambda name: (sure[name], found[name]))
-    if len(found) > 1:
-        for file in files:
-            try:
-                read_labels(file, encoding=chosen)
-            except InputError as error:
-                raise InputError(
-                    f"{file}: is not read as {chosen}, which most label maps of the folder are: "
-                    f"{error.message}",
-                    hint="give --encoding if all are of one, or --glob to leave others out",
-                ) from error
-    return (chosen, not sure[chosen]), size_hw
+    ranked = sorted(found, key=lambda name: (sure[name], found[name]), reverse=True)
+    problems = []
+    for name in ranked:
+        problem = _problem(files, name) if len(ranked) > 1 else None
+        if problem is None:
+            return (name, not sure[name]), size_hw
+        problems.append(problem)
+    file, error = problems[0]
+    raise InputError(
+        f"{file}: is not read as {ranked[0]}, as other label maps of the folder are: "
+        f"{error.message}",
+        hint="give --encoding if all are of one, or --glob to leave others out",
+    ) from error
+
+
+def _problem(files: Sequence[Path], encoding: str) -> tuple[Path, InputError] | None:
+    """The first file that an encoding does not read, and why."""
+    for file in files:
+        try:
+            read_labels(file, encoding=encoding)
+        except InputError as error:
+            return file, error
+    return None
 
 
 def _other_size(file: Path, size_hw: tuple[int, int], wanted: tuple[int, int]) -> InputError:
@@ -291,8 +339,9 @@ def _other_size(file: Path, size_hw: tuple[int, int], wanted: tuple[int, int]) -
     )
 
 
-def _check_outputs(paths: dict[str, Path | None], *, inputs: set[Path]) -> None:
-    taken: dict[Path, str] = dict.fromkeys(inputs, "an input")
+def _check_outputs(paths: dict[str, Path | None], *, inputs: Sequence[Path]) -> None:
+    taken: dict[Path, str] = {path.resolve(): "an input" for path in inputs}
+    frames = paths["frames"]
     for name, path in paths.items():
         if path is None:
             continue
@@ -303,15 +352,19 @@ def _check_outputs(paths: dict[str, Path | None], *, inputs: set[Path]) -> None:
         taken[path.resolve()] = f"the {name}"
         if name == "frames":
             check_folder(path)
-            if any(file.parent == path.resolve() for file in inputs):
+            folders = {file.resolve().parent for file in inputs}
+            folders |= {file.parent.resolve() for file in inputs}  # links lie elsewhere
+            if path.resolve() in folders:
                 raise InputError(
                     f"{path}: holds files that are read, and frames would be replaced there",
                     hint="name another folder to write into",
                 )
-        elif name == "preview":
-            check_output(path, extensions=(".png",))
-        else:
-            check_output(path)
+            continue
+        check_output(path, extensions=(".png",) if name == "preview" else VIDEO_EXTENSIONS)
+        if frames is not None and path.resolve().parent == frames.resolve():
+            raise InputError(
+                f"{path}: lies in the folder for the frames", hint="name another place for it"
+            )
 
 
 def translate(
@@ -348,8 +401,13 @@ def translate(
     sample = sample or Sample()
     check_settings(frames=len(plan), fps=fps, quality=quality, size_hw=size_hw, fit=fit)
     check_variety(edge_variety)
-    pipeline.bundle.require("first_frame")
-    pipeline.check_edges(bool(plan.guides))
+    if "first_frame" not in pipeline.bundle.stages:
+        raise InputError(
+            f"weights '{pipeline.bundle.name}' have no first-frame stage",
+            hint="name others with --weights; seg2vid weights list shows the stages",
+        )
+    pipeline.check_edges(bool(plan.guides), option="--weights")
+    edge_variety = edge_variety if plan.guides else 0.0
     rate = fps or pipeline.bundle.fps or DEFAULT_FPS
     for path in (plan.output, plan.panel):
         if path is not None:

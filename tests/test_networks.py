@@ -16,7 +16,8 @@ from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.weights.load import config_from_dict
 
 SEGMENTER = SegmenterConfig(classes=5, channels=(4, 6, 8), blocks=(0, 1, 2))
-LATER_FIELDS = {"up_blocks": 0}  # what weights from before they came must be read with
+# What weights from before they came must be read with.
+LATER_FIELDS = {"up_blocks": 0, "edge_planes": 0}
 FLOW_FIELDS = [field.name for field in fields(FlowOutput)]
 
 

@@ -72,15 +72,7 @@ def generate(
         ),
     ] = None,
     edges_are: options.EdgesAreOption = "auto",
-    edge_variety: Annotated[
-        float | None,
-        typer.Option(
-            metavar="0-2",
-            help="How much the seed changes the mix of edges that the picture is painted from. "
-            r"[dim]\[default: 0][/]",
-            rich_help_panel=options.SAMPLE,
-        ),
-    ] = None,
+    edge_variety: options.EdgeVarietyOption = None,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -319,11 +311,8 @@ def generate(
         raise InputError(
             "--saliency-weights is for --save-saliency", hint="add --save-saliency DIR"
         )
-    if edges is None and (edges_are != "auto" or (edge_variety is not None and like is None)):
-        raise InputError(
-            f"{'--edge-variety' if edges_are == 'auto' else '--edges-are'} is for --edges",
-            hint="add --edges FILE",
-        )
+    # A clip to repeat may have edges of its own.
+    options.check_edge_options(edges, edges_are, edge_variety if like is None else None)
     count = _count_samples(samples, to_seed, vary=vary, vary_motion=vary_motion, grid=grid)
 
     from seg2vid_cli.labels import read_labels  # cheap checks first; torch only after them

@@ -46,11 +46,12 @@ EdgesAreOption = Annotated[
     ),
 ]
 EdgeVarietyOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--edge-variety",
         metavar="0-2",
-        help="How much the seed changes the mix of edges that the picture is painted from.",
+        help="How much the seed changes the mix of edges that the picture is painted from. "
+        "[dim]\\[default: 0][/]",
         rich_help_panel=SAMPLE,
     ),
 ]
@@ -95,6 +96,19 @@ PrecisionOption = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+
+
+def check_edge_options(edges: Path | None, edges_are: str, edge_variety: float | None) -> None:
+    """Refuse options that say something of edges where there are none.
+
+    Raises:
+        InputError: One is given without `--edges`.
+    """
+    if edges is None and (edges_are != "auto" or edge_variety is not None):
+        raise InputError(
+            f"{'--edge-variety' if edges_are == 'auto' else '--edges-are'} is for --edges",
+            hint="add --edges",
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from seg2vid_cli.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from seg2vid_cli.networks.label_unet import LabelUNet
     from seg2vid_cli.training.clips import MotionClips
     from seg2vid_cli.training.data import Pair
 
@@ -215,11 +214,13 @@ def sflow(
     from seg2vid_cli.training.clips import read_clips
     from seg2vid_cli.training.first_frame import check_size
     from seg2vid_cli.training.loop import train
-    from seg2vid_cli.training.sflow import SFlowTask
+    from seg2vid_cli.training.sflow import SFlowTask, check_start
 
     size_hw = options.parse_size(size)
     check_size(size_hw)
     begin = _start(start, "first_frame")
+    if begin is not None:
+        check_start(begin)
     pairs = _pairs(pictures, labels, encoding, names)
     drives, _ = read_clips(clip, out, size_hw=size_hw, device=device, thin=True)
     task = SFlowTask(
@@ -229,7 +230,7 @@ def sflow(
         seed=seed,
         batch=batch,
         device=device,
-        start=cast("LabelUNet | None", begin),
+        start=begin,
     )
     train(task, out=out, minutes=minutes)
 

@@ -39,7 +39,7 @@ def translate(
         ),
     ] = None,
     edges_are: options.EdgesAreOption = "auto",
-    edge_variety: options.EdgeVarietyOption = 0.0,
+    edge_variety: options.EdgeVarietyOption = None,
     encoding: options.EncodingOption = "auto",
     glob: Annotated[
         list[str] | None,
@@ -147,14 +147,24 @@ def translate(
     [dim]seg2vid translate labels/ --edges rendered/ -o drive.mp4[/]
     """
     size_hw = None if size is None else options.parse_size(size)
+    options.check_edge_options(edges, edges_are, edge_variety)
 
+    from seg2vid_cli.device import resolve_compute
+    from seg2vid_cli.edges import check_variety
     from seg2vid_cli.pipeline import Pipeline, check_settings
     from seg2vid_cli.sample import Sample
     from seg2vid_cli.translate import plan_translation
     from seg2vid_cli.translate import translate as run
+    from seg2vid_cli.video import check_fps, check_output
     from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS
 
     check_settings(frames=1, fps=fps, quality=quality, size_hw=size_hw, fit=fit)
+    check_variety(edge_variety or 0.0)
+    for path in (output, panel):
+        if path is not None and fps is not None:
+            check_output(path)
+            check_fps(path, fps)
+    resolve_compute(device, precision)  # type: ignore[arg-type]
     sample = Sample(seed=seed, variant=variant)
     plan = plan_translation(
         labels,
@@ -184,7 +194,7 @@ def translate(
             size_hw=size_hw,
             fit=fit,  # type: ignore[arg-type]
             quality=quality,
-            edge_variety=edge_variety,
+            edge_variety=edge_variety or 0.0,
             progress=progress,
         )
     if as_json:
@@ -197,7 +207,8 @@ def _print_report(report: TranslationReport, compute_reason: str) -> None:
     plan = report.plan
     guides = "none"
     if plan.guides:
-        guides = f"of {plan.guides[0].parent}"
+        kind = "pictures" if plan.guide_kind == "picture" else "edge maps"
+        guides = f"of {plan.guides[0].parent}, taken for {kind}"
         if report.edge_variety:
             guides += f", variety {report.edge_variety:g}"
     rows = [

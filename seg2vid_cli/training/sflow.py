@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seg2vid_cli.edges import laplacian, laplacian_edges, mix_factors
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES
 from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
@@ -66,7 +67,7 @@ DETECTOR_WEIGHT = 1.0
 FLOW_WEIGHT = 1.0
 WARP_WEIGHT = 5.0
 FLOW_WINDOW = 7  # pixels, of the Lucas-Kanade step
-FLOW_REGULARISER = 1e-3  # added to squared gradients of pictures in [0, 1]
+FLOW_REGULARISER = 1e-5  # added to squared gradients of pictures in [0, 1]
 FLOW_LIMIT_PX = 2.0  # further away the step means nothing
 SAME = 0.06  # of two real frames, pixels that differ by less after warping show the same
 
@@ -99,6 +100,21 @@ def sflow_config(size_hw: tuple[int, int]) -> SFlowConfig:
     return SFlowConfig(generator=replace(generator_config(size_hw), edge_planes=1), edges=EDGES)
 
 
+def check_start(start: nn.Module) -> None:
+    """Make sure that a generator without edges can be begun with.
+
+    Raises:
+        InputError: It is another network.
+    """
+    config = getattr(start, "config", None)
+    wanted = generator_config((0, 0))
+    if not isinstance(config, LabelUNetConfig) or replace(config, size_hw=(0, 0)) != wanted:
+        raise InputError(
+            f"the weights to start from have another configuration: {config}",
+            hint="leave --start out, or give weights from seg2vid train first-frame",
+        )
+
+
 def start_from_labels(generator: LabelUNet, start: LabelUNet) -> None:
     """Take over the weights of a generator without edges; the edge plane begins without a say.
 
@@ -106,7 +122,7 @@ def start_from_labels(generator: LabelUNet, start: LabelUNet) -> None:
         generator: To be filled.
         start: Of the same widths.
     """
-    theirs, planes = start.state_dict(), generator.config.label_planes
+    theirs = start.state_dict()
     with torch.no_grad():
         for name, weight in generator.state_dict().items():
             old = theirs[name]
@@ -115,7 +131,6 @@ def start_from_labels(generator: LabelUNet, start: LabelUNet) -> None:
             else:  # a convolution that reads the planes, which are its last inputs or all of them
                 weight.zero_()
                 weight[:, : old.shape[1]] = old
-    assert planes == start.config.label_planes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +186,7 @@ class SFlowTask:
         seed: int = 0,
         batch: int = 4,
         device: str = "cpu",
-        start: LabelUNet | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
@@ -179,7 +194,8 @@ class SFlowTask:
         self.network: nn.Module = SFlow(sflow_config(size_hw))
         self._started = start is not None
         if start is not None:
-            start_from_labels(self.network.generator, start)
+            check_start(start)
+            start_from_labels(self.network.generator, cast("LabelUNet", start))
         self.helpers = nn.ModuleDict(
             {
                 "style": StyleEncoder(STYLE_SIZE),
@@ -223,7 +239,8 @@ class SFlowTask:
         network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             # What a user gives may be as rich as a real picture's edges, so now and then these.
-            real_ones = (torch.rand(len(real), 1, 1, 1, device=self.device) < 0.3).to(real.dtype)
+            chance = torch.rand(len(real), 1, 1, 1, device=self.device)
+            real_ones = self._alike(chance < 0.3).to(real.dtype)
             read = real_ones * true_edges + (1 - real_ones) * rough_edges
             sides = network.edges.side_logits(read).float()
         mix = self._draw_mix(len(real), sides.shape[1])
@@ -244,7 +261,7 @@ class SFlowTask:
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
             style = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            style = self._one_light(style)
+            style = self._alike(style)
             fake = network(planes, edges, style)
             judged = fake.detach().requires_grad_()
             if warming:
@@ -287,9 +304,9 @@ class SFlowTask:
     def _draw_mix(self, count: int, scales: int) -> Tensor:
         """Factors on the weights of the side outputs, `(count, scales)`; one for both of a pair."""
         noise = torch.randn(count, scales, device=self.device)
-        return self._one_light(mix_factors(noise, variety=1.0))
+        return self._alike(mix_factors(noise, variety=1.0))
 
-    def _one_light(self, x: Tensor) -> Tensor:
+    def _alike(self, x: Tensor) -> Tensor:
         """The later frame of a pair has what the former has."""
         former = x[self._singles : self._singles + self._num_pairs]
         return torch.cat([x[: self._singles], former, former])
@@ -358,17 +375,19 @@ def flow_losses(real: Tensor, painted: Tensor, flow_px: Tensor) -> tuple[Tensor,
     change = (backward_warp(real_former, flow_px) - real_later).abs().mean(1, keepdim=True)
     same = (inside & (change < SAME)).to(real.dtype)
     warped = backward_warp(former, flow_px)
-    step = lucas_kanade_step(warped.mean(1, keepdim=True), later.mean(1, keepdim=True))
+    grey = [picture.mean(1, keepdim=True) for picture in (warped, later)]
+    step = lucas_kanade_step(grey[0], grey[1], same)
     length = (step.square().sum(1, keepdim=True) + 1e-6).sqrt().clamp(max=FLOW_LIMIT_PX)
     return masked_mean(length, same), masked_mean((warped - later).abs(), same)
 
 
-def lucas_kanade_step(former: Tensor, later: Tensor) -> Tensor:
+def lucas_kanade_step(former: Tensor, later: Tensor, counts: Tensor | None = None) -> Tensor:
     """Small motion between two grey pictures: least squares in windows.
 
     Args:
         former: `(P, 1, H, W)` in [0, 1].
         later: The same shape.
+        counts: The same shape; pixels that are 0 here say nothing in any window.
 
     Returns:
         `(P, 2, H, W)` in pixels: where the later picture's pixels are in the former. Where there
@@ -380,6 +399,7 @@ def lucas_kanade_step(former: Tensor, later: Tensor) -> Tensor:
     dt = later - former
 
     def window(x: Tensor) -> Tensor:
+        x = x if counts is None else x * counts
         return F.avg_pool2d(x, FLOW_WINDOW, 1, FLOW_WINDOW // 2)
 
     xx, yy = window(dx * dx) + FLOW_REGULARISER, window(dy * dy) + FLOW_REGULARISER
