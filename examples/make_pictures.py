@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from seg2vid_cli import Outputs, Pipeline, generate_file
+from seg2vid_cli.label_view import colour_picture
+from seg2vid_cli.translate import plan_translation, translate
 from seg2vid_cli.video import read_frames
-from seg2vid_cli.visualize import write_png
+from seg2vid_cli.visualize import compose_panel, contact_sheet, write_png
+from seg2vid_cli.weights.registry import GUIDED_WEIGHTS
 
 HERE = Path(__file__).parent
 SCENES = {
@@ -22,13 +26,29 @@ SCENES = {
 }
 FRAMES = 25
 PANEL_FRAME = 8  # the last frame of the first pass: furthest from its source
+DRIVE_FRAME = 8
+# Scene, frame, left and top of a square of `FAILURE_PX`, and what is wrong there.
+FAILURES = (
+    ("crossing", 0, 150, 90, "people in a crowd"),
+    ("city-street", 24, 384, 100, "a near car after 1.6 s"),
+    ("suburb", 0, 0, 60, "a front from near"),
+    ("country-road", 24, 0, 150, "the side after 1.6 s"),
+)
+FAILURE_PX = 128
 
 
 def main() -> None:
-    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.png` and `pictures/panel.png`."""
+    """Write everything in `clips/` and `pictures/`."""
     clips, pictures = HERE / "clips", HERE / "pictures"
     clips.mkdir(exist_ok=True)
     pictures.mkdir(exist_ok=True)
+    make_scenes(clips, pictures)
+    show_failures(clips, pictures / "failures.png")
+    translate_drive(clips, pictures / "guided.png")
+
+
+def make_scenes(clips: Path, pictures: Path) -> None:
+    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.png` and `pictures/panel.png`."""
     pipeline = Pipeline.open("street", device="cpu")
     for scene, file in SCENES.items():
         video = clips / f"{scene}.mp4"
@@ -43,6 +63,48 @@ def main() -> None:
             write_png(outputs.preview, sheet.reduce(2))
     panel = list(read_frames(clips / "panel.mp4"))[PANEL_FRAME]
     write_png(pictures / "panel.png", Image.fromarray(panel))
+
+
+def show_failures(clips: Path, picture: Path) -> None:
+    """Cut out of the clips, twice as large, what the weights cannot do."""
+    tiles, captions = [], []
+    for scene, number, left, top, what in FAILURES:
+        frame = Image.fromarray(list(read_frames(clips / f"{scene}.mp4"))[number])
+        box = (left, top, left + FAILURE_PX, top + FAILURE_PX)
+        larger = frame.crop(box).resize((2 * FAILURE_PX, 2 * FAILURE_PX), Image.Resampling.NEAREST)
+        tiles.append(np.asarray(larger))
+        captions.append(f"{scene}: {what}")
+    write_png(picture, contact_sheet(tiles, captions, columns=len(tiles)))
+
+
+def translate_drive(clips: Path, picture: Path) -> None:
+    """Write `clips/drive.mp4` and `clips/drive-plain.mp4`, their sheets, and one moment of both."""
+    drive = HERE / "drive"
+    frames = {}
+    for name, edges in (("drive", drive / "rendered"), ("drive-plain", None)):
+        plan = plan_translation(
+            drive / "labels",
+            clips / f"{name}.mp4",
+            edges=edges,
+            preview=clips / f"{name}.sheet.png",
+        )
+        translate(plan, Pipeline.open(GUIDED_WEIGHTS if edges else "street", device="cpu"))
+        with Image.open(clips / f"{name}.sheet.png") as sheet:
+            write_png(clips / f"{name}.sheet.png", sheet.reduce(2))
+        frames[name] = list(read_frames(plan.output))[DRIVE_FRAME]
+        if edges is not None:
+            labels, guide = plan.read(DRIVE_FRAME)
+            assert guide is not None
+            rendered = np.asarray(guide.pixels, np.uint8)
+            lines = guide.edges(labels.size_hw, Pipeline.open(GUIDED_WEIGHTS).edge_threshold)
+    tiles = [
+        ("label map", colour_picture(labels.train_ids)),
+        ("rendered", rendered),
+        ("its edges", np.where(lines, 255, 0).astype(np.uint8)),
+        ("from labels alone", frames["drive-plain"]),
+        ("from labels and edges", frames["drive"]),
+    ]
+    write_png(picture, Image.fromarray(compose_panel(tiles)))
 
 
 if __name__ == "__main__":
