@@ -474,6 +474,11 @@ def _bundle(weights: str, paper: bool, before_pull: Callable[[WeightSpec], None]
             f"weights '{bundle.name}' have no stage {' and '.join(missing)}",
             hint="give weights that make clips on their own, such as street",
         )
+    if "edges" in bundle.stages:
+        raise InputError(
+            f"weights '{bundle.name}' paint from labels and edges, and a benchmark has none",
+            hint="give weights that make clips on their own, such as street",
+        )
     return paper_bundle(bundle) if paper else bundle
 
 

@@ -21,11 +21,10 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.first_frame import ASPECT_TOLERANCE, open_picture, picture_to_tensor
+from seg2vid_cli.first_frame import ASPECT_TOLERANCE, open_picture, picture_to_tensor, to_grey
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.sample import Sample
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
 GuideKind = Literal["auto", "picture", "map"]
 GUIDE_KINDS: tuple[GuideKind, ...] = get_args(GuideKind)
 MAX_VARIETY = 2.0
@@ -58,8 +57,8 @@ class Guide:
     def edges(self, size_hw: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
         """Edges at a clip's size.
 
-        A picture is resized before its edges are found. An edge map keeps every edge where it
-        shrinks, and takes the nearest pixel where it grows.
+        A picture is made smaller before its edges are found, but never larger, which would smooth
+        them away. Edges that shrink are all kept; where they grow, the nearest pixel counts.
 
         Args:
             size_hw: Height and width of the clip.
@@ -68,17 +67,16 @@ class Guide:
         Returns:
             bool `(H, W)`.
         """
-        height, width = size_hw
         if self.kind == "picture":
+            height, width = (min(n, old) for n, old in zip(size_hw, self.size_hw, strict=True))
             picture = Image.fromarray(np.asarray(self.pixels, np.uint8))
             small = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-            found = laplacian_edges(picture_to_tensor(small), threshold)[0, 0]
+            given = laplacian_edges(picture_to_tensor(small), threshold)
         else:
             given = torch.from_numpy(self.pixels.astype(np.float32))[None, None]
-            larger = [max(new, old) for new, old in zip(size_hw, self.size_hw, strict=True)]
-            grown = F.interpolate(given, size=larger, mode="nearest-exact")
-            found = F.adaptive_max_pool2d(grown, size_hw)[0, 0]
-        return np.asarray(found > 0.5, np.bool_)
+        larger = [max(n, old) for n, old in zip(size_hw, given.shape[-2:], strict=True)]
+        grown = F.interpolate(given, size=larger, mode="nearest-exact")
+        return np.asarray(F.adaptive_max_pool2d(grown, size_hw)[0, 0] > 0.5, np.bool_)
 
 
 def read_guide(path: str | Path, *, labels_hw: tuple[int, int], kind: GuideKind = "auto") -> Guide:
@@ -89,7 +87,10 @@ def read_guide(path: str | Path, *, labels_hw: tuple[int, int], kind: GuideKind 
         labels_hw: Size of the label map. A picture must have its aspect ratio within 2 %, an edge
             map its very size.
         kind: What the file holds. `auto`: an edge map if it is grey and nearly all of it black or
-            white, with some of each, or black throughout.
+            white, with some of each, or black throughout and of the label map's size.
+
+    Returns:
+        The guide, at its own size.
 
     Raises:
         InputError: Missing, not a picture, too large, of another size or aspect ratio, or not an
@@ -107,17 +108,25 @@ def read_guide(path: str | Path, *, labels_hw: tuple[int, int], kind: GuideKind 
         problem = "it is coloured" if coloured else f"{between:.1%} of it is grey"
     elif white == 1:
         problem = "all of it is white"
+    elif not white and grey.any():
+        problem = f"nothing in it is white, the brightest pixel is {grey.max()} of 255"
     if kind == "map" and problem:
         raise InputError(
             f"{file}: not an edge map: {problem}",
             hint="an edge map is black, and white where there are edges; a picture goes with "
             "--edges-are picture",
         )
-    is_map = kind == "map" or (kind == "auto" and not problem and (white > 0 or not grey.any()))
+    fits = white > 0 or picture.shape[:2] == labels_hw  # a black one may be either
+    is_map = kind == "map" or (kind == "auto" and not problem and fits)
     _check_shape(file, picture.shape[:2], labels_hw, is_map=is_map)
-    reason = "As asked for." if kind != "auto" else "Not only black and white."
+    reason = "As asked for."
+    if kind == "auto":
+        reason = (
+            "Grey, and black or white everywhere."
+            if is_map
+            else f"For an edge map, {problem or 'it has another size'}."
+        )
     if is_map:
-        reason = reason if kind == "map" else "Grey, and black or white everywhere."
         return Guide(path=file, kind="map", reason=reason, pixels=grey >= WHITE)
     return Guide(path=file, kind="picture", reason=reason, pixels=picture)
 
@@ -166,17 +175,18 @@ def check_variety(variety: float) -> None:
 
 
 def laplacian(frame: Tensor) -> Tensor:
-    """Spatial Laplacian of the grey picture, four neighbours, borders repeated.
+    """Spatial Laplacian of every channel, four neighbours, borders repeated.
 
     Args:
-        frame: `(B, 3, H, W)` in [0, 1].
+        frame: `(B, C, H, W)` in [0, 1].
 
     Returns:
-        `(B, 1, H, W)` in [-4, 4].
+        The same shape, in [-4, 4].
     """
-    grey = (frame * frame.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    channels = frame.shape[1]
     kernel = frame.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-    return F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernel[None, None])
+    padded = F.pad(frame, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel.expand(channels, 1, 3, 3), groups=channels)
 
 
 def laplacian_edges(frame: Tensor, threshold: float) -> Tensor:
@@ -189,7 +199,7 @@ def laplacian_edges(frame: Tensor, threshold: float) -> Tensor:
     Returns:
         `(B, 1, H, W)`.
     """
-    return (laplacian(frame).abs() >= threshold).to(frame.dtype)
+    return (laplacian(to_grey(frame)).abs() >= threshold).to(frame.dtype)
 
 
 def mix_factors(noise: Tensor, variety: float) -> Tensor:

@@ -31,6 +31,8 @@ from seg2vid_cli.sample import Sample
 
 MAX_PIXELS = 64 * 1024 * 1024
 ASPECT_TOLERANCE = 0.02
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AREA_TOLERANCE = 0.02
 
 FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
@@ -175,6 +177,11 @@ def open_picture(path: Path) -> Image.Image:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that can be read"
         raise InputError(f"{path}: {reason}", hint="give a photo, PNG or JPEG") from error
+
+
+def to_grey(frame: Tensor) -> Tensor:
+    """`(B, 3, H, W)` RGB to `(B, 1, H, W)` grey, as Pillow and OpenCV do it."""
+    return (frame * frame.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
 
 
 def picture_to_tensor(picture: NDArray[np.uint8]) -> Tensor:

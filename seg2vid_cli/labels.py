@@ -73,6 +73,7 @@ STREET_LAYOUT: NDArray[np.float64] = np.array(
         (3, 3, 6),  # unlabelled
     ]
 ).T
+LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 # Votes of one pixel when a map shrinks: thin things count twice, or poles would vanish.
 _THIN = (5, 6, 7, 11, 12, 17, 18)
 _VOTES: NDArray[np.int64] = np.array([2 if c in _THIN else 1 for c in range(NUM_CLASSES)])

@@ -116,10 +116,13 @@ def match_files(
         if not fitting and own_numbers is not None:
             fitting = by_number.get(own_numbers[index], [])
         if not fitting:
-            raise InputError(
-                f"{folder}: no {what} for frame {frame.name}",
-                hint=f"add {frame.stem}{extensions[0]}, or one with the same number",
-            )
+            hint = f"add {frame.stem}{extensions[0]}, or one with the same number"
+            if numbers is None or own_numbers is None:
+                hint = (
+                    f"add {frame.stem}{extensions[0]}; numbers are compared where all names of a "
+                    "folder differ in one number and nothing else"
+                )
+            raise InputError(f"{folder}: no {what} for frame {frame.name}", hint=hint)
         if len(fitting) > 1:
             raise InputError(
                 f"{folder}: {fitting[0].name} and {fitting[1].name} both fit {frame.name}",

@@ -94,7 +94,7 @@ class Outputs:
         flow: Folder for `.flo` files and colour-wheel PNGs, in both directions.
         visibility: Folder for 8-bit PNGs, white = visible in the source frame.
         saliency: Folder for 8-bit PNGs, white = most salient, and PNGs of these over the frames.
-        panel: Video of label map, first frame, flow, visibility and result side by side.
+        panel: Video of label map, edges if any, first frame, flow, visibility and result.
         preview: PNG contact sheet.
     """
 
@@ -792,6 +792,7 @@ def _page_clip(clip: Clip, target: Outputs, sample: Sample) -> PageClip:
             "size": f"{recipe.size[0]}x{recipe.size[1]}",
             "length": f"{recipe.frames} frames at {recipe.fps:g} fps",
             "weights": recipe.weights,
+            **({"first frame": recipe.first_frame_weights} if recipe.first_frame_weights else {}),
         },
     )
 
@@ -842,7 +843,7 @@ def _saliency_files(seen: SalientFrame) -> list[tuple[str, bytes]]:
 
 
 class _Panel:
-    """Puts label map, first frame, flow, visibility and result of a moment side by side."""
+    """Puts label map, edges if any, first frame, flow, visibility and result side by side."""
 
     def __init__(self, labels: NDArray[np.uint8], edges: NDArray[np.bool_] | None) -> None:
         self._scene = [("label map", labels)]

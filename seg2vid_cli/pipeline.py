@@ -25,6 +25,7 @@ from seg2vid_cli.first_frame import (
     paint_scene,
     picture_to_tensor,
     scene_size,
+    to_grey,
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
@@ -51,7 +52,6 @@ DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
 FPS_RANGE = (0.1, 1000)  # at lower rates, most of the work would never be seen
 SIDE_RANGE_PX = (32, 4096)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and OpenCV turn RGB into grey
 Fit = Literal["keep", "stretch"]
 FITS: tuple[Fit, ...] = ("keep", "stretch")
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
@@ -168,7 +168,8 @@ class Pipeline:
 
         Args:
             weights: What is not taken from the two below.
-            first_frame_weights: Take the first frame's network from these weights.
+            first_frame_weights: Take the first frame's network from these weights, and the edge
+                detector where they have one.
             motion_weights: Take motion, size and frame rate from these weights, and refinement
                 where they have it.
             device: See `resolve_compute`.
@@ -275,8 +276,8 @@ class Pipeline:
             picture_sha256: Hash of the picture's file, for the recipe; else of its pixels.
             edges: bool `(H, W)` at the clip's size, from `Guide.edges`, for weights that are
                 guided by them.
-            edge_variety: How far the mix of detected edges is from the learnt one; drawn from the
-                sample's appearance.
+            edge_variety: How far the mix of detected edges is from the learnt one, 0 to 2; drawn
+                from the sample's appearance.
             progress: Called with stage, steps done and steps in all.
 
         Raises:
@@ -484,7 +485,7 @@ class Pipeline:
             return frame, planes
         config = self.bundle.stages["motion"].config
         if config.image_channels == 1:
-            frame = (frame * frame.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+            frame = to_grey(frame)
         return frame, planes[:, : config.label_planes]
 
     def _continue(

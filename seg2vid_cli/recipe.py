@@ -68,7 +68,7 @@ class Recipe:
         first_frame_sha256: Hash of the user's picture; None where the first frame was painted.
         edges_png: Edges that guided the first frame, as PNG in base64 at the clip's size; None
             without.
-        edge_variety: How far the mix of detected edges was from the learnt one.
+        edge_variety: How far the mix of detected edges was from the learnt one, 0 to 2.
     """
 
     tool: str

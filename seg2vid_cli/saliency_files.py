@@ -22,10 +22,10 @@ from PIL import Image
 
 from seg2vid_cli import __version__
 from seg2vid_cli.errors import InputError, VideoError
-from seg2vid_cli.first_frame import ASPECT_TOLERANCE, open_picture
+from seg2vid_cli.first_frame import ASPECT_TOLERANCE, PICTURE_EXTENSIONS, open_picture
 from seg2vid_cli.label_sets import CLASSES
 from seg2vid_cli.label_view import share_text
-from seg2vid_cli.labels import LabelMap, read_labels
+from seg2vid_cli.labels import LABEL_EXTENSIONS, LabelMap, read_labels
 from seg2vid_cli.numbered import list_files
 from seg2vid_cli.saliency import (
     AttentionByClass,
@@ -49,8 +49,6 @@ from seg2vid_cli.video import (
 )
 from seg2vid_cli.visualize import encode_png, write_png
 
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 FIXATION_EXTENSIONS = (".png", ".bmp", ".tif", ".tiff")  # lossless: a pixel is fixated or not
 DENSITY_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAP_PATTERN = "saliency_%05d.png"

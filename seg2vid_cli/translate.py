@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from seg2vid_cli import __version__
 from seg2vid_cli.edges import Guide, GuideKind, check_kind, check_variety, read_guide
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.first_frame import PICTURE_EXTENSIONS
 from seg2vid_cli.label_view import colour_picture
-from seg2vid_cli.labels import LabelMap, read_labels
+from seg2vid_cli.labels import LABEL_EXTENSIONS, LabelMap, read_labels
 from seg2vid_cli.numbered import find_gap, list_files, match_files
 from seg2vid_cli.pipeline import Fit, Pipeline, Progress, check_settings, plan_size
 from seg2vid_cli.sample import Sample
@@ -53,8 +54,6 @@ from seg2vid_cli.visualize import (
 
 TOOL = "seg2vid translate"
 DEFAULT_FPS = 15.0  # of weights that do not say
-LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PREVIEW_FRAMES = 12
 PREVIEW_COLUMNS = 4
 
@@ -114,7 +113,7 @@ class TranslationReport:
         size_hw: Height and width of the video.
         fps: Frames per second.
         sample: What the look was drawn from.
-        edge_variety: How far the mix of detected edges was from the learnt one.
+        edge_variety: How far the mix of detected edges was from the learnt one, 0 to 2.
         device: Kind of device.
         precision: Number format.
         seconds: Wall time.
@@ -282,7 +281,7 @@ def _kind_of_all(guides: Sequence[Path], labels_hw: tuple[int, int], kind: Guide
             f"{kinds['map']}: looks like an edge map, but {kinds['picture'].name} like a picture",
             hint="say what all of them are with --edges-are picture, or map",
         )
-    return next(iter(kinds), kind)
+    return next(iter(kinds), "map" if kind == "auto" else kind)
 
 
 def _choose_encoding(
@@ -361,6 +360,12 @@ def _check_outputs(paths: dict[str, Path | None], *, inputs: Sequence[Path]) -> 
                 )
             continue
         check_output(path, extensions=(".png",) if name == "preview" else VIDEO_EXTENSIONS)
+        folder = inputs[0].parent.resolve()
+        if path.resolve().parent == folder and path.suffix.lower() in LABEL_EXTENSIONS:
+            raise InputError(
+                f"{path}: would be taken for a label map the next time",
+                hint="name another place for it",
+            )
         if frames is not None and path.resolve().parent == frames.resolve():
             raise InputError(
                 f"{path}: lies in the folder for the frames", hint="name another place for it"

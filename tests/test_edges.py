@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import resolve_compute
 from seg2vid_cli.edges import (
-    LUMA,
     MAX_VARIETY,
     Guide,
     check_variety,
@@ -28,7 +27,7 @@ from seg2vid_cli.edges import (
     read_guide,
 )
 from seg2vid_cli.errors import InputError, ShapeError, WeightsError
-from seg2vid_cli.first_frame import paint_first_frame
+from seg2vid_cli.first_frame import LUMA, paint_first_frame, to_grey
 from seg2vid_cli.labels import labels_from_array, one_hot, resize_labels
 from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import LabelUNet
@@ -118,14 +117,14 @@ def a_map(edges: np.ndarray) -> Guide:
 
 def test_the_laplacian_is_that_of_the_textbook():
     picture = noise(9, 13)
-    found = laplacian(tensor(picture))
+    found = laplacian(to_grey(tensor(picture)))
     assert found.shape == (1, 1, 9, 13)
     np.testing.assert_allclose(found[0, 0].numpy(), laplacian_by_hand(picture), atol=1e-5)
 
 
 def test_each_picture_of_a_batch_has_its_own_laplacian():
     pictures = [noise(6, 8, seed) for seed in range(3)]
-    found = laplacian(torch.cat([tensor(picture) for picture in pictures]))
+    found = laplacian(to_grey(torch.cat([tensor(picture) for picture in pictures])))
     for one, picture in zip(found, pictures, strict=True):
         np.testing.assert_allclose(one[0].numpy(), laplacian_by_hand(picture), atol=1e-5)
 
@@ -138,7 +137,8 @@ def test_a_point_weighs_four_times_its_neighbours_and_as_its_colour_is_seen(chan
     expected[3, 3] = -4 * LUMA[channel]
     for y, x in ((2, 3), (4, 3), (3, 2), (3, 4)):
         expected[y, x] = LUMA[channel]
-    torch.testing.assert_close(laplacian(frame)[0, 0], expected)
+    torch.testing.assert_close(laplacian(to_grey(frame))[0, 0], expected)
+    assert laplacian(frame)[0, [c for c in range(3) if c != channel]].abs().max() == 0
     assert sum(LUMA) == pytest.approx(1)
 
 
@@ -164,7 +164,7 @@ def test_an_edge_begins_at_the_threshold_on_both_sides(step, found, sign):
 def test_a_laplacian_of_just_the_threshold_is_an_edge():
     frame = torch.zeros(1, 3, 3, 3)
     frame[..., 1, 1] = 0.25
-    peak = laplacian(frame).abs().max().item()
+    peak = laplacian(to_grey(frame)).abs().max().item()
     assert laplacian_edges(frame, peak).sum() == 1
     assert laplacian_edges(frame, np.nextafter(np.float32(peak), np.float32(2)).item()).sum() == 0
 
@@ -185,8 +185,8 @@ def test_edges_of_a_picture_are_its_laplacian_s():
     assert 0.1 < found.mean() < 0.9
 
 
-@pytest.mark.parametrize("size", [(10, 20), (32, 64), (15, 17)], ids=str)
-def test_a_picture_is_resized_before_its_edges_are_found(size):
+@pytest.mark.parametrize("size", [(10, 20), (20, 40), (15, 17)], ids=str)
+def test_a_picture_is_made_smaller_before_its_edges_are_found(size):
     picture = np.asarray(Image.fromarray(noise(5, 10)).resize((40, 20), Image.Resampling.BICUBIC))
     resized = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC)
     found = a_picture(picture).edges(size, THRESHOLD)
@@ -195,6 +195,14 @@ def test_a_picture_is_resized_before_its_edges_are_found(size):
     assert found.shape == size
     np.testing.assert_array_equal(found[sure], (by_hand >= THRESHOLD)[sure])
     assert found.any()
+
+
+def test_a_picture_is_never_enlarged_before_its_edges_are_found():
+    """It would be smooth then, and have none."""
+    picture = noise(16, 32)
+    own = a_picture(picture).edges((16, 32), THRESHOLD)
+    larger = a_picture(picture).edges((32, 64), THRESHOLD)
+    np.testing.assert_array_equal(larger, own.repeat(2, axis=0).repeat(2, axis=1))
 
 
 @pytest.mark.parametrize("factors", [(2, 2), (3, 1), (1, 4), (4, 8)], ids=str)
@@ -252,7 +260,11 @@ def test_a_map_that_grows_stays_on_its_labels(size):
 def test_a_picture_and_a_map_are_told_apart(tmp_path):
     picture, edges = noise(32, 64), lines()
     read = read_guide(save(tmp_path / "cg.png", picture), labels_hw=SIZE)
-    assert (read.kind, read.reason, read.size_hw) == ("picture", "Not only black and white.", SIZE)
+    assert (read.kind, read.reason, read.size_hw) == (
+        "picture",
+        "For an edge map, it is coloured.",
+        SIZE,
+    )
     np.testing.assert_array_equal(read.pixels, picture)
     path = save(tmp_path / "map.png", grey_of(edges))
     read = read_guide(path, labels_hw=SIZE)
@@ -338,12 +350,20 @@ def test_what_is_said_to_be_a_map_and_is_none_is_refused(tmp_path, pixels, says)
     assert "--edges-are picture" in caught.value.hint
 
 
-@pytest.mark.parametrize("grey", [0, 5])
-def test_an_edge_map_may_have_no_edge(tmp_path, grey):
-    path = save(tmp_path / "cg.png", np.full((32, 64), grey, np.uint8))
+def test_an_edge_map_may_have_no_edge(tmp_path):
+    path = save(tmp_path / "cg.png", np.zeros((32, 64), np.uint8))
     guide = read_guide(path, labels_hw=SIZE, kind="map")
     assert guide.kind == "map"
     assert not guide.pixels.any()
+
+
+def test_an_edge_map_of_zeros_and_ones_is_refused(tmp_path):
+    """A person would not see its edges, and neither would the threshold."""
+    path = save(
+        tmp_path / "cg.png", np.random.default_rng(0).integers(2, size=SIZE, dtype=np.uint8)
+    )
+    with pytest.raises(InputError, match="nothing in it is white, the brightest pixel is 1 of 255"):
+        read_guide(path, labels_hw=SIZE, kind="map")
 
 
 @pytest.mark.parametrize("size", [(64, 128), (16, 32), (32, 62), (31, 64)], ids=str)

@@ -13,7 +13,7 @@ from conftest import CAR, EXAMPLES, FLOW, ROAD, SKY
 
 from seg2vid_cli.device import resolve_compute
 from seg2vid_cli.errors import DeviceError, InputError, ShapeError, WeightsError
-from seg2vid_cli.first_frame import paint_scene
+from seg2vid_cli.first_frame import LUMA, paint_scene
 from seg2vid_cli.labels import (
     blank_labels,
     labels_from_array,
@@ -24,7 +24,7 @@ from seg2vid_cli.labels import (
 )
 from seg2vid_cli.motion import sample_latents
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
-from seg2vid_cli.pipeline import LUMA, Clip, Pipeline, plan_size, to_uint8
+from seg2vid_cli.pipeline import Clip, Pipeline, plan_size, to_uint8
 from seg2vid_cli.sample import Sample, plan_samples
 from seg2vid_cli.weights.load import open_bundle
 

@@ -666,15 +666,35 @@ class TestJointStep:
         ours, theirs = (torch.autograd.grad(x, made, retain_graph=True)[0] for x in (asked, wanted))
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
 
-    def test_the_starting_weights_are_mixed_in_before_statistics(self, tiny_first_frame, pairs):
+    def test_the_starting_weights_are_mixed_in_before_statistics(
+        self, tiny_first_frame, pairs, monkeypatch
+    ):
         begin = LabelUNet(first_frame.generator_config((64, 64)))
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, start=begin, keep=0.25)
         average = deepcopy(task.network).requires_grad_(False)
+        monkeypatch.setattr(first_frame, "match_styles", lambda network, styles: None)
         before = [weight.clone() for weight in average.parameters()]
         task.finish(average)
         task.batches.close()
         for new, mine, old in zip(average.parameters(), before, begin.parameters(), strict=True):
             torch.testing.assert_close(new, 0.75 * mine + 0.25 * old)
+
+    def test_normal_draws_give_the_styles_of_real_pictures(self, tiny_first_frame):
+        torch.manual_seed(0)
+        generator = LabelUNet(first_frame.generator_config((64, 64))).eval()
+        size = generator.config.style_size
+        spread = torch.randn(size, size)
+        styles = 0.5 + torch.randn(500, size) @ spread.T
+        planes, noise = torch.rand(2, 20, 64, 64), torch.randn(2, 1, 64, 64)
+        factor = torch.linalg.cholesky(torch.cov(styles.T) + 1e-4 * torch.eye(size))
+        drawn = torch.randn(2, size)
+        with torch.no_grad():
+            wanted = generator(planes, styles.mean(0) + drawn @ factor.T, noise)
+            plain = generator(planes, drawn, noise)
+            first_frame.match_styles(generator, styles)
+            found = generator(planes, drawn, noise)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+        assert (found - plain).abs().max() > 1e-3
 
     @pytest.mark.parametrize("judge", first_frame.JUDGES)
     def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from seg2vid_cli.errors import InputError, Seg2VidError
+from seg2vid_cli.labels import LABEL_EXTENSIONS
 from seg2vid_cli.video import METADATA_FILE, check_folder, write_file
 
-MAP_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp", ".webp", ".npy")
 LEFTOVERS = ".seg2vid-"  # hidden files and folders of runs that were killed
 LOCK_FILE = ".seg2vid.lock"  # also marks a folder that a batch has written into
 CHUNK_BYTES = 1 << 20
@@ -150,7 +150,7 @@ class LocalFolder:
                 continue
             if _is_folder(entry):
                 folders.append(entry)
-            elif PurePosixPath(entry.name).suffix.lower() in MAP_EXTENSIONS:
+            elif PurePosixPath(entry.name).suffix.lower() in LABEL_EXTENSIONS:
                 yield from _found(entry, f"{inside}{entry.name}")
         for entry in folders:
             real = Path(os.path.realpath(entry.path)).as_posix()
@@ -369,7 +369,7 @@ class UrlFolder:
             parts = PurePosixPath(name).parts
             if any(part.startswith(".") for part in parts) or name.startswith(tuple(without)):
                 continue
-            if PurePosixPath(name).suffix.lower() in MAP_EXTENSIONS:
+            if PurePosixPath(name).suffix.lower() in LABEL_EXTENSIONS:
                 yield Found(name=name, size=int(facts.get("size") or 0), changed=_changed(facts))
 
     def _listed(self) -> list[tuple[str, dict[str, Any]]]:

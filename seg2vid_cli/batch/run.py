@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from seg2vid_cli.batch.folders import (
-    MAP_EXTENSIONS,
     Folder,
     Found,
     matches,
@@ -23,6 +22,7 @@ from seg2vid_cli.batch.jobs import EXTRAS, Job, Result, Stems, WorkSpec, output_
 from seg2vid_cli.batch.manifest import Manifest, options_key
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import ENCODINGS, load_encoding
+from seg2vid_cli.labels import LABEL_EXTENSIONS
 from seg2vid_cli.pipeline import DEFAULT_FRAMES, check_settings
 from seg2vid_cli.video import DEFAULT_QUALITY, VIDEO_EXTENSIONS, check_fps
 from seg2vid_cli.weights.load import Bundle, open_mixed
@@ -133,8 +133,8 @@ def run_batch(
         raise InputError(
             f"{options.maps}: no label maps there"
             + (" that fit" if options.globs or options.exclude else ""),
-            hint=f"looked for {', '.join(MAP_EXTENSIONS)}, in all folders; files and folders whose "
-            "name starts with a dot are left out",
+            hint=f"looked for {', '.join(LABEL_EXTENSIONS)}, in all folders; files and folders "
+            "whose name starts with a dot are left out",
         )
     bundle = _open(spec, before_pull)
     _check_rate(spec, bundle)

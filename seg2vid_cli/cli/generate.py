@@ -233,7 +233,7 @@ def generate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Video of label map, first frame, flow, visibility and result side by side.",
+            help="Video of label map, edges if any, first frame, flow, visibility and result.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -262,7 +262,8 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Take the first frame's network from these weights.",
+            help="Take the first frame's network from these weights. "
+            "[dim]\\[default: street-edges with --edges][/]",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -321,7 +322,8 @@ def generate(
     recipe = None if like is None else read_recipe(like)
     if like is not None and recipe is None:
         raise InputError(
-            f"{like}: does not say how it was made", hint="--like takes clips made by seg2vid"
+            f"{like}: does not say how to make it again",
+            hint="--like takes clips made by seg2vid generate or batch",
         )
     label_map: LabelMap | None
     if labels is not None:
@@ -330,6 +332,13 @@ def generate(
         label_map = recipe.labels() if recipe is not None else None
     _check_picture(recipe, first_frame)
     guide = None
+    if edges is not None and first_frame is not None:
+        raise InputError(
+            "edges are of no use where the clip starts from a picture",
+            hint="leave out --edges, or --first-frame",
+        )
+    if edges is not None and edges in (labels, instances):
+        raise InputError(f"{edges}: is the label map", hint="give the rendered picture")
     if edges is not None and label_map is not None:
         from seg2vid_cli.edges import read_guide
 
@@ -338,6 +347,12 @@ def generate(
         raise InputError("edges go with a label map", hint="give the scene's label map too")
     elif like is not None and recipe is not None and first_frame is None:
         guide = _stored_guide(like, recipe, other_labels=labels)
+    if edge_variety is not None:
+        if guide is None:
+            raise InputError("--edge-variety is for --edges", hint="add --edges")
+        from seg2vid_cli.edges import check_variety
+
+        check_variety(edge_variety)
     given = {
         "seed": seed,
         "variant": variant,

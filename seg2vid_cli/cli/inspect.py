@@ -90,9 +90,13 @@ def _clip_facts(file: Path, recipe: Recipe | None) -> dict[str, Any]:
         "fps": info.fps,
     }
     if recipe is None:
-        tool = str((read_metadata(file) or {}).get("tool", ""))  # a grid, or saliency
-        known = tool.startswith("seg2vid")
-        return {**facts, "made by": tool if known else "not by seg2vid, or its note is gone"}
+        note = read_metadata(file) or {}
+        tool = str(note.get("tool", ""))  # a grid, a translation, or saliency
+        if not tool.startswith("seg2vid"):
+            return {**facts, "made by": "not by seg2vid, or its note is gone"}
+        long = ("tool", "labels_png", "edges_png")
+        told = {key: value for key, value in note.items() if key not in long}
+        return {**facts, "made by": tool, **({"how it was made": told} if told else {})}
     made = recipe.to_dict()
     del made["labels_png"], made["edges_png"]
     return {**facts, "how it was made": made}

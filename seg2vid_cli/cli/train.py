@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Train weights: segmenter, first-frame, motion, refine, then export; or all at once. "
-    "Needs the extra [cyan]train[/]: pip install 'seg2vid-cli\\[train]'.",
+    "Apart from these: sflow. Needs the extra [cyan]train[/]: pip install 'seg2vid-cli\\[train]'.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -40,6 +40,10 @@ ClipOption = Annotated[
         metavar="VIDEO[:FIRST-LAST]",
         help="Driving clip, any rate; frames FIRST to LAST - 1 of it. May be given several times.",
     ),
+]
+MaybeClipOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="VIDEO[:FIRST-LAST]", help="Held-out clip, for weights with motion."),
 ]
 OutOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Folder of the runs; resumed where there is a state.")
@@ -211,7 +215,7 @@ def sflow(
     Needs a trained segmenter in the same folder. --start: a first-frame generator without edges.
     """
     _check(device, batch)
-    from seg2vid_cli.training.clips import read_clips
+    from seg2vid_cli.training.clips import check_clip, read_clips
     from seg2vid_cli.training.first_frame import check_size
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.sflow import SFlowTask, check_start
@@ -221,6 +225,8 @@ def sflow(
     begin = _start(start, "first_frame")
     if begin is not None:
         check_start(begin)
+    for text in clip:
+        check_clip(text)
     pairs = _pairs(pictures, labels, encoding, names)
     drives, _ = read_clips(clip, out, size_hw=size_hw, device=device, thin=True)
     task = SFlowTask(
@@ -316,7 +322,10 @@ def export(
         typer.Option("--sflow", help="The generator guided by edges, and nothing else."),
     ] = False,
 ) -> None:
-    """Write the trained networks as a bundle for `generate --weights DIR`."""
+    """Write the trained networks as a bundle for `generate --weights DIR`.
+
+    With --sflow, for `translate --weights DIR` and `generate --first-frame-weights DIR`.
+    """
     _check()
     if guided and base is not None:
         raise InputError("--base is of no use with --sflow", hint="leave one of them out")
@@ -335,7 +344,7 @@ def export(
 def evaluate(
     pictures: PicturesOption,
     labels: LabelsOption,
-    clip: ClipOption,
+    clip: MaybeClipOption = None,
     encoding: EncodingOption = "auto",
     names: NamesOption = None,
     out: OutOption = Path("runs"),
@@ -353,7 +362,7 @@ def evaluate(
 
     pairs = _pairs(pictures, labels, encoding, names)
     follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
-    figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip, runs=out)
+    figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip or [], runs=out)
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
 
 

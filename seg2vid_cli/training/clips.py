@@ -89,7 +89,7 @@ def read_clip(
         size_hw: Working size.
         first: First frame.
         last: One past the last frame; all of them otherwise.
-        step: Keep every so manieth frame.
+        step: Keep every `step`-th frame; `first` and `last` count all of them.
     """
     full = np.stack(list(islice(read_frames(path), first, last, step)))
     ids = label_frames(segmenter, full)

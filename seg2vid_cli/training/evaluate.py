@@ -45,9 +45,9 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """All figures of the model card.
 
-    Weights without motion are judged by their first frames and by what they make of a sequence of
-    label maps. Weights that are guided by edges are given those of the real pictures, and once more
-    those of pictures without fine detail, as renderings are.
+    Weights without motion, or guided by edges, are judged by their first frames and by what they
+    make of a sequence of label maps. Weights that are guided by edges are given those of the real
+    pictures, and once more those of pictures without fine detail, as renderings are.
 
     Args:
         weights: Name or folder of a bundle.
@@ -69,22 +69,22 @@ def evaluate_bundle(
         figures["first_frame_of_renderings"] = first_frame_scores(
             pipeline, pairs, runs, guide_by=as_rendered
         )
-    if sequence:
-        drive = _sequence_clip(sequence, size)
+    drive = _sequence_clip(sequence, size) if sequence else None
+    if drive is not None:
         figures["translation"] = translation_scores(pipeline, drive)
         if pipeline.guided:
             rendered = np.stack([as_rendered(frame) for frame in drive.frames])
             figures["translation_of_renderings"] = translation_scores(
                 pipeline, drive, guides=rendered
             )
-    if "motion" not in pipeline.bundle.stages:
+    if pipeline.guided or "motion" not in pipeline.bundle.stages:
         return figures
     some = [wide_window(pairs[i], size) for i in _spread(len(pairs), LATENT_PICTURES)]
     figures["latents"] = latent_scores(pipeline, some)
     figures["long_clips"] = sharpness_scores(pipeline, some[::8])
     drives, strides = read_clips(clips, runs, size_hw=size) if clips else ([], [])
-    if sequence:
-        drives.append(_sequence_clip(sequence, size))
+    if drive is not None:
+        drives.append(drive)
         strides.append(1)
     for drive, stride in zip(drives, strides, strict=True):
         figures[drive.name] = {

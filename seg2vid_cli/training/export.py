@@ -55,6 +55,11 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             networks[stage] = network(config_from_dict(config, state["config"]))
             networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
+            if stage == "first_frame" and "edges" in base.stages:
+                raise InputError(
+                    f"weights '{base.name}' paint from labels and edges, which --base cannot give",
+                    hint="give weights that paint from labels alone",
+                )
             networks[stage] = base.network(stage)
         elif stage != "segmenter":  # a clip needs none
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")

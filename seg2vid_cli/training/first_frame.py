@@ -34,7 +34,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
@@ -261,6 +261,34 @@ class StyleEncoder(nn.Module):
         return mean, log_variance
 
 
+def draw_style(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """One style per picture from what `StyleEncoder` says of it, `(B, style_size)`."""
+    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+
+
+@torch.no_grad()
+def match_styles(network: nn.Module, styles: Tensor) -> None:
+    """Change a generator so that standard normal draws give the styles of real pictures.
+
+    Each picture's styles are held near a standard normal, but not tightly; all of them together
+    have another mean and covariance, and draws from outside them have garish colours. The layers
+    that read the style take over the linear map from one to the other.
+
+    Args:
+        network: A generator, or a network that holds one.
+        styles: `(N, style_size)`, drawn for many real pictures.
+    """
+    mean = styles.float().mean(0)
+    factor = torch.linalg.cholesky(
+        torch.cov(styles.float().T) + 1e-4 * torch.eye(len(mean)).to(mean)
+    )
+    for module in network.modules():
+        if isinstance(module, StyledConv):
+            weight = module.style.weight
+            module.style.bias.add_(weight @ mean)
+            weight.copy_(weight @ factor)
+
+
 class FirstFrameTask:
     """Generator against its judges.
 
@@ -350,7 +378,7 @@ class FirstFrameTask:
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
-            style = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+            style = draw_style(mean, log_variance)
             fake = self.network(planes, style, torch.randn_like(planes[:, :1]))
             judged = fake.detach().requires_grad_()
             if warming:
@@ -380,10 +408,14 @@ class FirstFrameTask:
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
-        """Mix in the starting weights, then measure the batch norms' statistics anew.
+        """Let normal draws give real pictures' styles, and measure the batch norms anew.
 
-        Those of the training belong to other weights, and to styles read from real pictures.
+        Their statistics of the training belong to other weights. Starting weights are mixed in
+        between, which have had all this done to them before.
         """
+        encoder = self.helpers["style"]
+        pictures = (next(self.batches)[0].to(self.device) for _ in range(STATISTICS_BATCHES))
+        match_styles(network, torch.cat([draw_style(*encoder(x)) for x in pictures]))
         if self._start is not None and self._keep:
             for weight, old in zip(network.parameters(), self._start.parameters(), strict=True):
                 weight.lerp_(old.to(weight), self._keep)

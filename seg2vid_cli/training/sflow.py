@@ -9,9 +9,9 @@
   pictures painted of them should be the flow between the two real ones.
 
 Source: "S-Flow GAN" (Miron and Coscas, 2019). What differs: no perceptual loss of an ImageNet
-network, but the Laplacian of the painted picture compared with the real one's; and the flow of the
-painted pictures is not estimated from scratch, but one Lucas-Kanade step away from the real one's,
-which is zero where both are the same.
+network, but the Laplacian of the painted picture compared with the real one's, in every channel;
+and the flow of the painted pictures is not estimated from scratch, but one Lucas-Kanade step away
+from the real one's, which is zero where both are the same.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ from seg2vid_cli.training.first_frame import (
     class_weights,
     cut_window,
     draw_colour_change,
+    draw_style,
     generator_config,
     halve,
+    match_styles,
 )
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import kl_to_normal, masked_mean
@@ -60,6 +62,7 @@ from seg2vid_cli.warp import backward_warp
 EDGES = EdgeDetectorConfig(
     channels=(16, 32, 64, 96, 128), convolutions=(2, 2, 3, 3, 3), threshold=0.08
 )
+RICH = 0.3  # share of pictures whose true edges the detector reads
 ALONE = 0.4  # share of the time before generator and detector learn together
 SIDE_WEIGHTS = (1.0, 0.8, 0.6, 0.4, 0.3)  # of the scales in the detector's loss, finest first
 LAPLACIAN_WEIGHT = 10.0
@@ -168,7 +171,7 @@ class SFlowTask:
         clips: Driving clips, every frame one step after the one before; at the working size.
         size_hw: Working size.
         seed: Of weights and augmentation.
-        batch: Pictures per step; half of them are pairs of frames.
+        batch: Pictures per step, 3 at least; about half of them are pairs of frames.
         device: Where to train.
         start: A generator without edges to begin with.
     """
@@ -238,10 +241,7 @@ class SFlowTask:
         network.generator.requires_grad_(not (warming and self._started))
         network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
-            # What a user gives may be as rich as a real picture's edges, so now and then these.
-            chance = torch.rand(len(real), 1, 1, 1, device=self.device)
-            real_ones = self._alike(chance < 0.3).to(real.dtype)
-            read = real_ones * true_edges + (1 - real_ones) * rough_edges
+            read = torch.where(self._rich(len(real)), true_edges, rough_edges)
             sides = network.edges.side_logits(read).float()
         mix = self._draw_mix(len(real), sides.shape[1])
         fused = (sides * network.edges.mix[:, None, None]).sum(1, keepdim=True)
@@ -260,8 +260,7 @@ class SFlowTask:
         judge = cast("PatchJudge", self.helpers["judge"])
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
-            style = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            style = self._alike(style)
+            style = self._alike(draw_style(mean, log_variance))
             fake = network(planes, edges, style)
             judged = fake.detach().requires_grad_()
             if warming:
@@ -301,6 +300,13 @@ class SFlowTask:
         }
         return {name: value.item() for name, value in losses.items()}
 
+    def _rich(self, count: int) -> Tensor:
+        """Which pictures give the detector their true edges, bool `(count, 1, 1, 1)`.
+
+        What a user gives may be as rich as these.
+        """
+        return self._alike(torch.rand(count, 1, 1, 1, device=self.device) < RICH)
+
     def _draw_mix(self, count: int, scales: int) -> Tensor:
         """Factors on the weights of the side outputs, `(count, scales)`; one for both of a pair."""
         noise = torch.randn(count, scales, device=self.device)
@@ -313,7 +319,13 @@ class SFlowTask:
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
-        """Measure the batch norms' statistics anew, with styles and edges as users have them."""
+        """Let normal draws give real pictures' styles, and measure the batch norms anew.
+
+        Their statistics of the training belong to other weights.
+        """
+        encoder = self.helpers["style"]
+        pictures = (next(self.batches).frames.to(self.device) for _ in range(STATISTICS_BATCHES))
+        match_styles(network, torch.cat([draw_style(*encoder(x)) for x in pictures]))
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -322,7 +334,8 @@ class SFlowTask:
         for _ in range(STATISTICS_BATCHES):
             batch = next(self.batches).to(self.device)
             style = torch.randn(len(batch.planes), STYLE_SIZE, device=self.device)
-            network(batch.planes, self._detect(network, batch.rendered), style)
+            frames = torch.where(self._rich(len(style)), batch.frames, batch.rendered)
+            network(batch.planes, self._detect(network, frames), style)
         network.eval()
 
     def _detect(self, network: nn.Module, frame: Tensor) -> Tensor:
