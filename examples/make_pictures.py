@@ -31,7 +31,7 @@ DRIVE_FRAME = 8
 FAILURES = (
     ("crossing", 0, 150, 90, "people in a crowd"),
     ("city-street", 24, 384, 100, "a near car after 1.6 s"),
-    ("suburb", 0, 0, 60, "a front from near"),
+    ("suburb", 0, 0, 60, "a parked car and a front"),
     ("country-road", 24, 0, 150, "the side after 1.6 s"),
 )
 FAILURE_PX = 128

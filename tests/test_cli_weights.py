@@ -141,7 +141,8 @@ def test_the_list_as_json(toy):
     assert needs["seg2vid-kth"] == "a first frame"
     assert needs["pix2pixhd-cityscapes"] == "a label map, motion weights"
     assert needs["salema-dhf1k"] == "a video or pictures"
-    assert [name for name, row in rows.items() if row["installed"]] == ["street"]
+    assert needs["street-edges"].startswith("a label map, a rendered picture or an edge map")
+    assert [name for name, row in rows.items() if row["installed"]] == ["street", "street-edges"]
 
 
 def test_showing_weights(toy):
@@ -313,7 +314,10 @@ def test_another_commit_than_the_pinned_one_has_a_hint(hub, toy):
 def test_verifying(hub, toy):
     done = seg2vid("weights", "verify")  # what is not here is left out
     assert (done.code, done.err) == (0, "")
-    assert done.out == "street: 5 files, 19.7 MiB, sizes and hashes match\n"
+    assert done.out.splitlines() == [
+        "street: 5 files, 19.7 MiB, sizes and hashes match",
+        "street-edges: 3 files, 10.1 MiB, sizes and hashes match",
+    ]
     refused("weights", "verify", "tiny", says=("are not on this machine",))
     refused("weights", "verify", "seg2vid-kth", says=("are not on this machine",))
     seg2vid("weights", "pull", "tiny")
