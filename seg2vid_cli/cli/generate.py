@@ -322,7 +322,7 @@ def generate(
     recipe = None if like is None else read_recipe(like)
     if like is not None and recipe is None:
         raise InputError(
-            f"{like}: does not say how to make it again",
+            f"{like}: does not say how it was made",
             hint="--like takes clips made by seg2vid generate or batch",
         )
     label_map: LabelMap | None
