@@ -148,6 +148,7 @@ def test_what_cannot_be_trained_on_is_named(inputs):
 
 
 @pytest.mark.usefixtures("opencv")
+@pytest.mark.slow
 def test_from_pictures_and_a_drive_to_a_clip():
     pairs, drive = pictures_and_labels(), ("--clip", f"{a_drive()}:0-9")
     for task, inputs in (
