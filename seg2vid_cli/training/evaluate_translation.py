@@ -86,14 +86,12 @@ def paint_labels(
         seed: Decides the look.
     """
     labels = labels_from_array(train_ids, encoding="train-ids")
-    height, width = size = labels.size_hw
+    size = labels.size_hw
     edges = None
     if pipeline.guided:
         source = Guide(path=Path(), kind="picture", reason="", pixels=guide)
         edges = source.edges(size, pipeline.edge_threshold)
-    clip = pipeline.generate(
-        labels, seed=seed, frames=1, size_hw=(height, width), fit="stretch", edges=edges
-    )
+    clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=size, fit="stretch", edges=edges)
     return next(iter(clip)).frame
 
 

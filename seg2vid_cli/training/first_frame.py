@@ -289,6 +289,14 @@ def match_styles(network: nn.Module, styles: Tensor) -> None:
             weight.copy_(weight @ factor)
 
 
+def forget_statistics(network: nn.Module) -> None:
+    """Make batch norms measure anew, as a plain mean over all batches that follow."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+
+
 class FirstFrameTask:
     """Generator against its judges.
 
@@ -419,10 +427,7 @@ class FirstFrameTask:
         if self._start is not None and self._keep:
             for weight, old in zip(network.parameters(), self._start.parameters(), strict=True):
                 weight.lerp_(old.to(weight), self._keep)
-        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # plain mean over all batches
+        forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
             _, planes = next(self.batches)

@@ -51,6 +51,7 @@ from seg2vid_cli.training.first_frame import (
     cut_window,
     draw_colour_change,
     draw_style,
+    forget_statistics,
     generator_config,
     halve,
     match_styles,
@@ -326,10 +327,7 @@ class SFlowTask:
         encoder = self.helpers["style"]
         pictures = (next(self.batches).frames.to(self.device) for _ in range(STATISTICS_BATCHES))
         match_styles(network, torch.cat([draw_style(*encoder(x)) for x in pictures]))
-        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # plain mean over all batches
+        forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
             batch = next(self.batches).to(self.device)
