@@ -111,6 +111,21 @@ def test_what_was_not_trained_before_is_named(command, says):
 
 
 @pytest.mark.usefixtures("opencv")
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("segmenter --small --perceptual", ("two networks",)),
+        ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
+        ("refine --clip drive.mp4 --size 320x160", ("320x160", "128x64 times 2, 3, 4")),
+    ],
+)
+def test_what_cannot_go_together_is_refused_before_data_are_read(command, says):
+    inputs = () if "refine" in command else ("--pictures", "none", "--labels", "none")
+    a_drive()
+    refused("train", *command.split(), *inputs, "--minutes", 1, says=(*says, "hint: "))
+
+
+@pytest.mark.usefixtures("opencv")
 def test_a_picture_without_a_label_map_is_named():
     inputs = pictures_and_labels()
     Path("labels/b.png").unlink()
@@ -153,13 +168,15 @@ def test_from_pictures_and_a_drive_to_a_clip():
     pairs, drive = pictures_and_labels(), ("--clip", f"{a_drive()}:0-9")
     for task, inputs in (
         ("segmenter", pairs),
-        ("first-frame", pairs),
+        ("segmenter", (*pairs, "--perceptual")),
+        ("first-frame", (*pairs, "--perceptual")),
         ("motion", drive),
         ("refine", drive),
     ):
         done = seg2vid("train", task, *inputs, *SHORT)
         assert (done.code, done.out) == (0, "")
-        run = Path("runs") / task
+        plain = task == "segmenter" and "--perceptual" in inputs
+        run = Path("runs") / ("perceptual" if plain else task)
         assert json.loads((run / "done.json").read_text())["steps"] >= 1
         assert [*run.glob("sheet-*.png")]
         assert [*run.glob("state.*")]
@@ -197,12 +214,14 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
         device="cpu",
         seed=3,
     )
-    order = ["segmenter", "segmenter", "first_frame", "motion", "refine", "export"]
+    order = ["segmenter", "segmenter", "segmenter", "first_frame", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
     assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
     assert calls[1][1]["small"] is True
-    assert calls[2][1]["size"] == "512x256"
-    assert calls[3][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
+    assert calls[2][1]["perceptual"] is True
+    assert calls[3][1]["perceptual"] is True
+    assert calls[3][1]["size"] == "512x256"
+    assert calls[4][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
     assert all(options["seed"] == 3 for part, options in calls if part != "export")
 

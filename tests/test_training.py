@@ -26,9 +26,9 @@ pytest.importorskip("cv2")
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
-from seg2vid_cli.networks.segmenter import SegmenterConfig
+from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
-from seg2vid_cli.training import data, first_frame, loop, losses
+from seg2vid_cli.training import data, first_frame, loop, losses, refine
 from seg2vid_cli.training.clips import (
     DriveClip,
     MotionClips,
@@ -58,6 +58,10 @@ from seg2vid_cli.video import open_video, read_frames
 from seg2vid_cli.weights.load import read_bundle
 
 TINY = SegmenterConfig(classes=19, channels=(4, 6), blocks=(0, 1))
+
+
+def tiny_segmenter() -> Segmenter:
+    return Segmenter(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +148,23 @@ class TestData:
             assert ids.shape == (32, 64)
             means = [picture[ids == i].mean() for i in (0, 10) if (ids == i).any()]
             assert means == sorted(means)  # road is darker than sky in these pictures
+
+    def test_colours_change_as_the_arithmetic_says(self):
+        picture = np.random.default_rng(4).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        sharp = 0
+        for seed in range(12):
+            found = data.jitter_colours(picture, np.random.default_rng(seed), 1.0)
+            rng = np.random.default_rng(seed)
+            x = (picture / 255) ** np.exp(rng.normal(0, 0.35))
+            x = (x - x.mean()) * np.exp(rng.normal(0, 0.3)) + x.mean()
+            x = x * np.exp(rng.normal(0, 0.25)) * np.exp(rng.normal(0, 0.12, 3))
+            wanted = np.clip(x, 0, 1) * 255
+            if rng.random() < 0.3:  # blurred: only its mean is known
+                np.testing.assert_allclose(found.mean((0, 1)), wanted.mean((0, 1)), atol=2)
+            else:
+                np.testing.assert_allclose(found, np.floor(wanted), atol=1)
+                sharp += 1
+        assert 0 < sharp < 12
 
     def test_an_error_in_the_background_thread_comes_out(self):
         def broken(rng):
@@ -330,6 +351,14 @@ class TestLoop:
 
 
 class TestClips:
+    def test_without_a_teacher_everything_else_is_the_same(self, drive, clips):
+        plain = MotionClips([drive], strides=[1], num_frames=8, every=4, taught=False)
+        assert plain.starts == clips.starts
+        one, other = (collate([c.draw(1, None)]) for c in (plain, clips))
+        assert one.flow_px.shape == (1, 8, 2, 0, 0)
+        torch.testing.assert_close(one.frames, other.frames)
+        torch.testing.assert_close(one.planes, other.planes)
+
     def test_the_teacher_finds_the_slide(self, drive, clips):
         import cv2
 
@@ -834,7 +863,9 @@ class TestTasks:
                 torch.testing.assert_close(stored[name], tensor, rtol=2e-3, atol=1e-4)
 
     def test_stages_that_were_not_trained_come_from_a_base(self, pairs, tmp_path, tiny_bundle):
-        task = SegmenterTask(pairs, config=TINY, name=SegmenterTask.small_name, size_hw=(32, 64))
+        task = SegmenterTask(
+            pairs, build=tiny_segmenter, name=SegmenterTask.small_name, size_hw=(32, 64)
+        )
         (tmp_path / task.name).mkdir()
         loop.save_checkpoint(tmp_path / task.name, loop._state(task, task.network, 1, 1.0))
         base = read_bundle(tiny_bundle)
@@ -846,13 +877,15 @@ class TestTasks:
         assert all(torch.equal(old[name], new[name]) for name in old)
 
     def test_a_small_segmenter_learns_from_a_large_one(self, pairs):
-        teacher = SegmenterTask(pairs, config=TINY, size_hw=(32, 64)).network
+        teacher = SegmenterTask(pairs, build=tiny_segmenter, size_hw=(32, 64)).network
         with torch.no_grad():
             for weight in teacher.head.parameters():
                 weight.zero_()
             teacher.head.bias[7] = 50.0  # whatever it sees
-        task = SegmenterTask(pairs, config=TINY, teacher=teacher, batch=2, size_hw=(32, 64))
-        plain = SegmenterTask(pairs, config=TINY, batch=2, size_hw=(32, 64))
+        task = SegmenterTask(
+            pairs, build=tiny_segmenter, teacher=teacher, batch=2, size_hw=(32, 64)
+        )
+        plain = SegmenterTask(pairs, build=tiny_segmenter, batch=2, size_hw=(32, 64))
         for _ in range(25):
             task.step()
             plain.step()
@@ -909,6 +942,50 @@ class TestTasks:
             assert seen[-1][5, 10] > 10 * seen[-1].median()
         for one, other in pairwise(seen):  # nor are the four of a cell averaged
             assert (one - other).abs().max() > 1e-4
+
+    @pytest.mark.parametrize("size_hw", [(64, 128), (128, 128), (160, 320), (129, 256), (192, 256)])
+    def test_a_size_that_flows_do_not_fit_is_refused(self, size_hw):
+        with pytest.raises(InputError, match="cannot be trained at") as caught:
+            refine.check_size(size_hw)
+        assert "128x64 times 2, 3, 4" in caught.value.hint
+
+    def test_frames_of_any_fitting_size_are_damaged_alike(self, drive, clips, monkeypatch):
+        """A flow of a quarter of the width moves pixels by a quarter, at 256x128 and 512x256."""
+        large = np.kron(drive.frames, np.ones((1, 2, 2, 1), np.uint8))
+        ids = np.zeros((20, 256, 512), np.uint8)
+        other = DriveClip(name="large", frames=large, train_ids=ids)
+        large_clips = MotionClips([other], strides=[1], num_frames=8, taught=False)
+        for some, size_hw in ((clips, (128, 256)), (large_clips, (256, 512))):
+            refine.check_size(size_hw)
+            shown = collate([some.draw(0, None)])
+            motion = MotionTask(clips, collate([clips.draw(0, None)]), batch=1)
+            task = RefineTask(motion, some, shown, batch=1)
+
+            class Slides(nn.Module):
+                def forward(self, frame, planes, latents):
+                    assert frame.shape[-2:] == (64, 128)
+                    flow = torch.zeros(1, 2, 8, 64, 128)
+                    flow[:, 0] = -0.5  # half-images: a quarter of the width
+                    return FlowOutput(
+                        flow=flow,
+                        visibility=torch.ones(1, 8, 64, 128),
+                        flow_back=flow,
+                        visibility_back=torch.ones(1, 8, 64, 128),
+                    )
+
+            motion.network = Slides()
+            warped, visible, real = task._damage(shown, torch.Generator().manual_seed(0))
+            for made in (motion, task):
+                made.batches.close()
+            assert warped.shape == real.shape == (2, 3, *size_hw)
+            assert visible.min() == 1
+            moved = (size_hw[1] - 1) / 4
+            at, left = int(moved), size_hw[1] // 2
+            first = shown.frames[0, 0]
+            share = moved - at
+            wanted = (1 - share) * first[..., at : at + left]
+            wanted += share * first[..., at + 1 : at + 1 + left]
+            torch.testing.assert_close(warped[0, ..., :left], wanted, rtol=0, atol=2e-3)
 
     def test_nothing_trained_is_said(self, tmp_path):
         with pytest.raises(InputError, match="first-frame has not been trained"):

@@ -89,27 +89,32 @@ def segmenter(
     small: Annotated[
         bool, typer.Option("--small", help="The one for `seg2vid label`; learns from the other.")
     ] = False,
+    perceptual: Annotated[
+        bool,
+        typer.Option("--perceptual", help="A plain one for `first-frame --perceptual`."),
+    ] = False,
 ) -> None:
     """Picture to label map: labels the driving clips; a small one is for `seg2vid label`."""
     _check(device, batch)
+    if small and perceptual:
+        raise InputError("--small and --perceptual are two networks", hint="train one by one")
+    from seg2vid_cli.networks.segmenter import Segmenter
+    from seg2vid_cli.training import perceptual as plain
     from seg2vid_cli.training.clips import load_segmenter
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.segmenter import SMALL_SEGMENTER, SegmenterTask
 
     pairs = _pairs(pictures, labels, encoding, names)
+    shared: dict[str, Any] = {"seed": seed, "batch": batch, "device": device}
     if small:
-        task = SegmenterTask(
-            pairs,
-            config=SMALL_SEGMENTER,
-            teacher=load_segmenter(out),
-            name=SegmenterTask.small_name,
-            seed=seed,
-            batch=batch,
-            device=device,
-        )
-    else:
-        task = SegmenterTask(pairs, seed=seed, batch=batch, device=device)
-    train(task, out=out, minutes=minutes)
+        shared |= {
+            "build": lambda: Segmenter(SMALL_SEGMENTER),
+            "teacher": load_segmenter(out),
+            "name": SegmenterTask.small_name,
+        }
+    elif perceptual:
+        shared |= {"build": plain.PerceptualNetwork, "name": plain.NAME}
+    train(SegmenterTask(pairs, **shared), out=out, minutes=minutes)
 
 
 @app.command()
@@ -129,6 +134,13 @@ def first_frame(
     keep: Annotated[
         float, typer.Option(help="Share of the --start weights in the mean that is kept, 0 to 1.")
     ] = 0.0,
+    perceptual: Annotated[
+        bool,
+        typer.Option(
+            "--perceptual",
+            help="Let a frozen network, from `train segmenter --perceptual`, teach as well.",
+        ),
+    ] = False,
 ) -> None:
     """Label map to picture."""
     _check(device, batch)
@@ -136,10 +148,12 @@ def first_frame(
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
     from seg2vid_cli.training.first_frame import JUDGES, FirstFrameTask
     from seg2vid_cli.training.loop import train
+    from seg2vid_cli.training.perceptual import load_perceptual
 
     if judge not in JUDGES:
         raise InputError(f"judge '{judge}' is not known", hint=f"use one of {', '.join(JUDGES)}")
 
+    reader = load_perceptual(out) if perceptual else None
     pairs = _pairs(pictures, labels, encoding, names)
     height, width = options.parse_size(size)
     begin = _start(start, "first_frame")
@@ -152,6 +166,7 @@ def first_frame(
         start=begin,
         keep=keep,
         judge=judge,
+        reader=reader,
     )
     train(task, out=out, minutes=minutes, start_from=begin)
 
@@ -177,13 +192,13 @@ def motion(
     _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
-    from seg2vid_cli.training.clips import collate
+    from seg2vid_cli.training.clips import WORK_HW, collate
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.motion import MotionTask
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
 
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    clips = _clips(tuple(clip), out, device)
+    clips = _clips(tuple(clip), out, device, WORK_HW)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs)) if pairs else clips,
@@ -246,6 +261,8 @@ def refine(
     clip: ClipOption,
     minutes: MinutesOption,
     out: OutOption = Path("runs"),
+    size: SizeOption = "256x128",
+    start: StartOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
@@ -255,9 +272,12 @@ def refine(
     from seg2vid_cli.training.clips import collate
     from seg2vid_cli.training.loop import load_checkpoint, train
     from seg2vid_cli.training.motion import MotionTask
-    from seg2vid_cli.training.refine import RefineTask
+    from seg2vid_cli.training.refine import RefineTask, check_size
 
-    clips = _clips(tuple(clip), out, device)
+    size_hw = options.parse_size(size)
+    check_size(size_hw)
+    begin = _start(start, "refine")
+    clips = _clips(tuple(clip), out, device, size_hw)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     behind = MotionTask(clips, shown, device=device)
     state = load_checkpoint(out / MotionTask.name)
@@ -266,11 +286,18 @@ def refine(
     behind.network.load_state_dict(state["average"])
     behind.helpers.load_state_dict(state["helpers"])
     task = RefineTask(behind, clips, shown, seed=seed, batch=batch, device=device)
-    train(task, out=out, minutes=minutes)
+    train(task, out=out, minutes=minutes, start_from=begin)
 
 
 # What each part takes of the whole time.
-SHARES = {"segmenter": 0.17, "small": 0.08, "first-frame": 0.45, "motion": 0.2, "refine": 0.1}
+SHARES = {
+    "segmenter": 0.16,
+    "small": 0.07,
+    "perceptual": 0.05,
+    "first-frame": 0.43,
+    "motion": 0.19,
+    "refine": 0.1,
+}
 
 
 @app.command("all")
@@ -302,7 +329,8 @@ def everything(
     _pairs(**pairs)
     segmenter(**pairs, **shared, minutes=spent["segmenter"])
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
-    first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size)
+    segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
+    first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size, perceptual=True)
     motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
     refine(**shared, clip=clip, minutes=spent["refine"])
     export(output=output, name=name, out=out)
@@ -380,10 +408,13 @@ def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> None:
 
 
 @lru_cache(maxsize=1)  # labelling them takes minutes
-def _clips(texts: tuple[str, ...], runs: Path, device: str) -> MotionClips:
-    from seg2vid_cli.training.clips import open_clips
+def _clips(
+    texts: tuple[str, ...], runs: Path, device: str, size_hw: tuple[int, int]
+) -> MotionClips:
+    from seg2vid_cli.training.clips import WORK_HW, open_clips
 
-    return open_clips(texts, runs, device=device)
+    # Only the motion network has a use for teachers, and it is trained at that size.
+    return open_clips(texts, runs, size_hw=size_hw, taught=size_hw == WORK_HW, device=device)
 
 
 def _start(weights: str | None, stage: str) -> nn.Module | None:

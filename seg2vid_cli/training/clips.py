@@ -192,10 +192,20 @@ def read_clips(
     return clips, strides
 
 
-def open_clips(texts: Sequence[str], runs: Path, *, device: str = "cpu") -> MotionClips:
-    """Training clips with teacher flows; every second frame is a start. See `read_clips`."""
-    clips, strides = read_clips(texts, runs, device=device)
-    return MotionClips(clips, strides=strides, num_frames=NUM_FRAMES, every=2)
+def open_clips(
+    texts: Sequence[str],
+    runs: Path,
+    *,
+    size_hw: tuple[int, int] = WORK_HW,
+    taught: bool = True,
+    device: str = "cpu",
+) -> MotionClips:
+    """Training clips, with teacher flows if `taught`; every second frame is a start.
+
+    See `read_clips`.
+    """
+    clips, strides = read_clips(texts, runs, size_hw=size_hw, device=device)
+    return MotionClips(clips, strides=strides, num_frames=NUM_FRAMES, every=2, taught=taught)
 
 
 def classical_flow(
@@ -218,10 +228,17 @@ class MotionClips:
         strides: Frames of each drive to step for one predicted frame.
         num_frames: T.
         every: Use each `every`-th frame as a start.
+        taught: Whether to ask the teacher; its flows have no pixels otherwise.
     """
 
     def __init__(
-        self, clips: Sequence[DriveClip], *, strides: Sequence[int], num_frames: int, every: int = 1
+        self,
+        clips: Sequence[DriveClip],
+        *,
+        strides: Sequence[int],
+        num_frames: int,
+        every: int = 1,
+        taught: bool = True,
     ) -> None:
         self.clips, self.strides, self.num_frames = clips, strides, num_frames
         self.starts = [
@@ -229,10 +246,12 @@ class MotionClips:
             for c, (clip, stride) in enumerate(zip(clips, strides, strict=True))
             for s in range(0, len(clip.frames) - stride * num_frames, every)
         ]
-        grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip.frames] for clip in clips]
-        height, width = clips[0].frames.shape[1:3]
+        height, width = clips[0].frames.shape[1:3] if taught else (0, 0)
         shape = (len(self.starts), 2, num_frames, 2, height // 2, width // 2)
         self.teacher = np.empty(shape, np.float16)
+        if not taught:
+            return
+        grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip.frames] for clip in clips]
 
         def ask_teacher(row: int) -> None:
             estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -256,7 +275,9 @@ class MotionClips:
         return [int(row) for row in np.linspace(0, len(self.starts) - 1, count)]
 
     def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], ...]:
-        """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`."""
+        """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`, or
+        `(2, T, 2, 0, 0)` without one.
+        """
         c, s = self.starts[row]
         stop = s + self.strides[c] * self.num_frames + 1
         frames = self.clips[c].frames[s : stop : self.strides[c]]

@@ -139,14 +139,15 @@ def jitter_colours(
     picture: NDArray[np.uint8], rng: np.random.Generator, strength: float
 ) -> NDArray[np.uint8]:
     """Change brightness, contrast, gamma and the balance of the channels at random."""
-    x = picture.astype(np.float32) / 255
-    x = x ** np.exp(rng.normal(0, 0.35 * strength))
-    x = (x - x.mean()) * np.exp(rng.normal(0, 0.3 * strength)) + x.mean()
-    x = x * np.exp(rng.normal(0, 0.25 * strength)) * np.exp(rng.normal(0, 0.12 * strength, 3))
+    levels = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.35 * strength))
+    mean = np.average(levels, weights=np.bincount(picture.ravel(), minlength=256))
+    levels = (levels - mean) * np.exp(rng.normal(0, 0.3 * strength)) + mean
+    gains = np.exp(rng.normal(0, 0.25 * strength)) * np.exp(rng.normal(0, 0.12 * strength, 3))
+    table = (np.clip(levels[:, None] * gains, 0, 1) * 255).astype(np.uint8)
+    changed = cv2.LUT(np.ascontiguousarray(picture), table[None])
     if rng.random() < 0.3 * strength:
-        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.3, 1.2))
-    out: NDArray[np.uint8] = (np.clip(x, 0, 1) * 255).astype(np.uint8)
-    return out
+        changed = cv2.GaussianBlur(changed, (0, 0), rng.uniform(0.3, 1.2))
+    return np.asarray(changed, np.uint8)
 
 
 def to_tensor(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:

@@ -8,6 +8,9 @@ Two kinds of judges, chosen with `--judge`:
   every pixel of a painted one painted; the generator wants its pixels named by the label map. It
   judges layout and texture at once and gives every class its due, but has to learn to read first.
 
+A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
+ones: see `seg2vid_cli.training.perceptual`.
+
 A style encoder sees the real picture, so the generator need not guess light and colours and can be
 asked for them later; its code is kept near a standard normal, from which generation draws.
 
@@ -35,9 +38,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
-from seg2vid_cli.training import data
+from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
+from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
@@ -310,6 +314,7 @@ class FirstFrameTask:
         keep: Share of `start` in the weights that are kept in the end. The mean of two trainings of
             one generator is often better than either.
         judge: `patches` or `classes`.
+        reader: Perceptual network, trained and frozen, or None to do without.
     """
 
     name = "first-frame"
@@ -327,6 +332,7 @@ class FirstFrameTask:
         start: nn.Module | None = None,
         keep: float = 0.0,
         judge: JudgeKind = "patches",
+        reader: PerceptualNetwork | None = None,
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
@@ -349,6 +355,9 @@ class FirstFrameTask:
         }
         self.steps = 0
         self._start, self._keep = start, keep
+        self._reader = reader
+        if reader is not None:
+            reader.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         def make(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
             crops = [
@@ -394,6 +403,12 @@ class FirstFrameTask:
                 caught = judge.knowledge(judged, real, scene)
             else:
                 asked, caught = judge.losses(judged, real, scene)
+            apart = read = judged.new_zeros(())
+            if self._reader is not None and not warming:
+                apart, read = perceptual_losses(
+                    self._reader, judged, real, ids, scene.weights.sqrt()
+                )
+                asked = asked + perceptual.FEATURE_WEIGHT * apart + perceptual.READ_WEIGHT * read
         (wish,) = torch.autograd.grad(asked, [judged], retain_graph=True)
         cell = 1 if warming else COLOUR_CELL[self._kind]
         mine, theirs = (F.avg_pool2d(x.float(), cell) for x in (fake, real))
@@ -407,12 +422,10 @@ class FirstFrameTask:
         caught.backward(inputs=list(judge.parameters()))
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return {
-            "asked": asked.item(),
-            "colour": colour.item(),
-            "kl": kl.item(),
-            "discriminator": caught.item(),
-        }
+        values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
+        if self._reader is not None:
+            values |= {"apart": apart, "read": read}
+        return {name: value.item() for name, value in values.items()}
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:

@@ -86,15 +86,18 @@ class PosteriorEncoder(nn.Module):
         return self.mean(rows), self.log_variance(rows)
 
 
-def shrink(batch: MotionBatch) -> MotionBatch:
-    """Bring pictures to the motion network's size and the teacher to its pixels."""
+def shrink(batch: MotionBatch, factor: int = DOWNSCALE) -> MotionBatch:
+    """Bring pictures to the motion network's size, `factor` times smaller.
+
+    The teacher's flow has half the size of the pictures and is brought to pixels of `DOWNSCALE`.
+    """
     frames, camera_frames, object_frames = (
-        F.avg_pool2d(clip.flatten(0, 1), DOWNSCALE).unflatten(0, clip.shape[:2])
+        F.avg_pool2d(clip.flatten(0, 1), factor).unflatten(0, clip.shape[:2])
         for clip in (batch.frames, batch.camera_frames, batch.object_frames)
     )
     return MotionBatch(
         frames=frames,
-        planes=F.avg_pool2d(batch.planes, DOWNSCALE),
+        planes=F.avg_pool2d(batch.planes, factor),
         flow_px=batch.flow_px / DOWNSCALE,
         flow_back_px=batch.flow_back_px / DOWNSCALE,
         camera_frames=camera_frames,

@@ -9,12 +9,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import dissimilarity, masked_mean
-from seg2vid_cli.training.motion import DOWNSCALE, MotionTask, masked_flow_px, shrink
+from seg2vid_cli.training.motion import DOWNSCALE, MOTION, MotionTask, masked_flow_px, shrink
 from seg2vid_cli.warp import backward_warp
 
 REFINE = RefineConfig(image_channels=3, channels=(16, 32, 64, 96, 96), bottleneck=192)
@@ -22,12 +23,27 @@ FRAMES_PER_CLIP = 2
 HIDDEN_WEIGHT = 3.0
 
 
+def check_size(size_hw: tuple[int, int]) -> None:
+    """Make sure that frames of this size can be warped by the motion network's flows.
+
+    Raises:
+        InputError: They cannot.
+    """
+    height, width = MOTION.size_hw
+    factor = size_hw[1] // width
+    if factor < DOWNSCALE or size_hw != (factor * height, factor * width):
+        raise InputError(
+            f"size {size_hw[1]}x{size_hw[0]} cannot be trained at",
+            hint=f"the motion network's {width}x{height} times {DOWNSCALE}, 3, 4 ...",
+        )
+
+
 class RefineTask:
     """Refinement network behind a trained motion network that no longer changes.
 
     Args:
         motion: A task with trained network and posterior encoders.
-        clips: Training clips.
+        clips: Training clips, as large as the motion network's frames or 2, 3 ... times as large.
         held_out: Clips for the sample sheet.
         seed: Of weights, augmentation and noise.
         batch: Clips per step; two frames of each are repainted.
@@ -69,7 +85,9 @@ class RefineTask:
         Returns:
             Warped frames `(N, 3, H, W)`, visibility `(N, 1, H, W)` and real frames.
         """
-        small = shrink(batch)
+        size = batch.frames.shape[-2:]
+        factor = size[1] // MOTION.size_hw[1]
+        small = shrink(batch, factor)
         mean, _ = self.motion.posterior(small)
         output = self.motion.network(small.frames[:, 0], small.planes, mean)
         num_frames = batch.frames.shape[1] - 1
@@ -77,8 +95,7 @@ class RefineTask:
         rows = (chosen + num_frames * torch.arange(len(mean))[:, None]).flatten()
         flow = masked_flow_px(output.flow, output.visibility)[rows]
         visible = output.visibility.flatten(0, 1)[rows, None]
-        size = batch.frames.shape[-2:]
-        step_px = [(n - 1) / (n / DOWNSCALE - 1) for n in (size[1], size[0])]
+        step_px = [(n - 1) / (n / factor - 1) for n in (size[1], size[0])]
         flow = _stretch(flow, size) * flow.new_tensor(step_px).view(1, 2, 1, 1)
         first = batch.frames[:, 0].repeat_interleave(FRAMES_PER_CLIP, dim=0)
         real = batch.frames[:, 1:].flatten(0, 1)[rows]

@@ -5,7 +5,7 @@ The small one learns from the large one as well: soft scores say more than hard 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class SegmenterTask:
 
     Args:
         pairs: Training pairs.
-        config: Of the network.
+        build: Makes the network to train, whose `config` is a dataclass.
         teacher: A trained network whose scores the new one learns as well.
         name: Of the run.
         seed: Of weights and augmentation.
@@ -49,7 +49,7 @@ class SegmenterTask:
         self,
         pairs: Sequence[data.Pair],
         *,
-        config: SegmenterConfig = SEGMENTER,
+        build: Callable[[], nn.Module] = lambda: Segmenter(SEGMENTER),
         teacher: nn.Module | None = None,
         name: str = name,
         seed: int = 0,
@@ -60,7 +60,7 @@ class SegmenterTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.name = name
-        self.network: nn.Module = Segmenter(config).to(self.device)
+        self.network = build().to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.to(self.device).requires_grad_(False)
         self.helpers = nn.ModuleDict()

@@ -1,0 +1,131 @@
+"""A plain segmentation network that tells the first-frame generator what its pictures look like.
+
+It is trained on real pictures, then frozen. A picture painted from a label map should be read as
+that map, and its features should be those of the real picture of the place. It takes the part of
+an ImageNet network in other trainings, and knows nothing but the training pictures.
+
+Unlike `seg2vid_cli.networks.segmenter` it has neither shortcuts nor a decoder, and learns nothing
+from that one: the networks that later measure painted pictures stay apart from the one that
+taught to paint them.
+
+Source: "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (Johnson et al., ECCV
+2016) for compared features; "Multi-Scale Context Aggregation by Dilated Convolutions" (Yu and
+Koltun, ICLR 2016) for the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.label_sets import UNLABELLED
+from seg2vid_cli.training.loop import load_checkpoint
+
+NAME = "perceptual"
+FEATURE_WEIGHT = 5.0
+READ_WEIGHT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualConfig:
+    """Widths of the network.
+
+    Args:
+        classes: Output planes.
+        channels: Feature channels at full size, 1/2, 1/4 and 1/8.
+        dilations: Of the last convolutions, all at 1/8.
+    """
+
+    classes: int = 19
+    channels: tuple[int, ...] = (32, 64, 128, 192)
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+
+
+def _conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+class PerceptualNetwork(nn.Module):
+    """Convolutions and pooling down to an eighth, then dilated convolutions."""
+
+    def __init__(self, config: PerceptualConfig = PerceptualConfig()) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels
+        stages = [_conv(3, widths[0])]
+        for before, width in pairwise(widths):
+            stages.append(nn.Sequential(_conv(before, width), _conv(width, width)))
+        self.stages = nn.ModuleList(stages)
+        self.context = nn.ModuleList(_conv(widths[-1], widths[-1], d) for d in config.dilations)
+        self.head = nn.Conv2d(widths[-1], config.classes, 1)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """`(B, 3, H, W)` in [0, 1], sides multiples of 8, to logits `(B, classes, H, W)`."""
+        logits = self.features(frame)[-1]
+        return F.interpolate(logits, scale_factor=8.0, mode="bilinear", align_corners=False)
+
+    def features(self, frame: Tensor) -> list[Tensor]:
+        """Features at full size, 1/2, 1/4, 1/8 and behind the context, then logits at 1/8."""
+        x, kept = frame - 0.5, []
+        for index, stage in enumerate(self.stages):
+            x = stage(F.max_pool2d(x, 2) if index else x)
+            kept.append(x)
+        for layer in self.context:
+            x = layer(x)
+        return [*kept, x, self.head(x)]
+
+
+def perceptual_losses(
+    network: PerceptualNetwork, made: Tensor, real: Tensor, ids: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How far painted pictures look from real ones, and from what they should show.
+
+    Args:
+        network: Frozen.
+        made: `(B, 3, H, W)` in [0, 1].
+        real: The same places.
+        ids: `(B, H / 2, W / 2)` classes, 0-18 and 19 = unlabelled.
+        weights: Of the classes, `(19,)` or more.
+
+    Returns:
+        Mean difference of features, relative to their size in the real pictures; weighted
+        cross-entropy.
+    """
+    *painted, logits = network.features(made)
+    with torch.no_grad():
+        *true, _ = network.features(real.to(made.dtype))
+    apart = [
+        F.l1_loss(a.float(), b.float()) / b.float().mean().clamp_min(1e-3)
+        for a, b in zip(painted, true, strict=True)
+    ]
+    logits = F.interpolate(
+        logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
+    )
+    read = F.cross_entropy(logits, ids, weights[: logits.shape[1]], ignore_index=UNLABELLED)
+    return torch.stack(apart).mean(), read
+
+
+def load_perceptual(runs: Path) -> PerceptualNetwork:
+    """The network trained in a folder of runs, frozen.
+
+    Raises:
+        InputError: There is none.
+    """
+    state = load_checkpoint(runs / NAME)
+    if state is None:
+        raise InputError(
+            f"{runs}: no perceptual network", hint="run seg2vid train segmenter --perceptual first"
+        )
+    network = PerceptualNetwork()
+    network.load_state_dict(state["average"])
+    return network.eval().requires_grad_(False)

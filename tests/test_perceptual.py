@@ -1,0 +1,123 @@
+"""The frozen network that teaches the first-frame generator how its pictures are read."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+pytest.importorskip("cv2")
+
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.training import loop, perceptual
+from seg2vid_cli.training.data import Pair
+from seg2vid_cli.training.first_frame import FirstFrameTask
+from seg2vid_cli.training.perceptual import PerceptualConfig, PerceptualNetwork
+from seg2vid_cli.training.segmenter import SegmenterTask
+
+SMALL = PerceptualConfig(channels=(4, 6, 8, 8), dilations=(1, 2))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    made = PerceptualNetwork(SMALL)
+    made.train()
+    for _ in range(3):
+        made(torch.rand(2, 3, 64, 64))  # statistics that are not those of a new network
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pairs():
+    rng = np.random.default_rng(0)
+    train_ids = np.full((64, 64), 10, np.uint8)
+    train_ids[30:] = 0
+    picture = (train_ids[..., None] * np.array([9, 5, 12]) + 20).astype(np.uint8)
+    picture += rng.integers(0, 30, picture.shape, dtype=np.uint8)
+    return [Pair(name="a", picture=picture, train_ids=train_ids)]
+
+
+def test_scores_come_at_full_size_and_features_at_halves(network):
+    frame = torch.rand(2, 3, 64, 96)
+    assert network(frame).shape == (2, 19, 64, 96)
+    sizes = [tuple(f.shape[1:]) for f in network.features(frame)]
+    assert sizes == [(4, 64, 96), (6, 32, 48), (8, 16, 24), (8, 8, 12), (8, 8, 12), (19, 8, 12)]
+
+
+def test_the_same_picture_is_not_apart_and_others_are(network):
+    real, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    ids, weights = torch.zeros(2, 32, 32, dtype=torch.long), torch.ones(21)
+    same, _ = perceptual.perceptual_losses(network, real, real, ids, weights)
+    apart, _ = perceptual.perceptual_losses(network, other, real, ids, weights)
+    assert same == 0
+    wanted = [
+        (a - b).abs().mean() / b.mean()
+        for a, b in zip(network.features(other)[:-1], network.features(real)[:-1], strict=True)
+    ]
+    torch.testing.assert_close(apart, sum(wanted) / len(wanted))
+
+
+def test_reading_is_the_weighted_cross_entropy_of_known_pixels(network):
+    made = torch.rand(1, 3, 64, 64)
+    ids = torch.randint(0, 20, (1, 32, 32))
+    weights = torch.rand(21)
+    _, read = perceptual.perceptual_losses(network, made, made, ids, weights)
+    scores = F.interpolate(
+        network.features(made)[-1], size=(32, 32), mode="bilinear", align_corners=False
+    ).log_softmax(1)
+    total, weight = torch.zeros(()), torch.zeros(())
+    for y in range(32):
+        for x in range(32):
+            if (name := int(ids[0, y, x])) != 19:
+                total = total - weights[name] * scores[0, name, y, x]
+                weight = weight + weights[name]
+    torch.testing.assert_close(read, total / weight, rtol=1e-4, atol=1e-5)
+
+
+def test_painting_learns_to_be_read(network):
+    """Gradients reach the painted picture, and following them makes it read as the map."""
+    network.head.weight.mul_(50)  # new networks say next to nothing
+    ids, weights = torch.full((1, 32, 32), 7), torch.ones(21)
+    real = torch.rand(1, 3, 64, 64)
+    made = real.clone().requires_grad_()
+    values = []
+    for _ in range(20):
+        _, read = perceptual.perceptual_losses(network, made, real, ids, weights)
+        (gradient,) = torch.autograd.grad(read, made)
+        values.append(read.item())
+        made = (made - 0.02 * gradient.sign()).detach().requires_grad_()
+    assert all(later < before for before, later in pairwise(values))
+
+
+def test_a_step_weighs_it_and_leaves_it_frozen(network, pairs):
+    task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, reader=network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    task.progress = 0.0
+    warming = task.step()
+    assert (warming["apart"], warming["read"]) == (0, 0)
+    task.progress = 0.5
+    values = task.step()
+    task.batches.close()
+    assert values["apart"] > 0
+    assert values["read"] > 0
+    weighed = perceptual.FEATURE_WEIGHT * values["apart"] + values["read"]
+    assert values["asked"] > 0.99 * weighed
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_it_is_trained_like_a_segmenter_and_found_in_its_folder(pairs, tmp_path):
+    with pytest.raises(InputError, match="no perceptual network"):
+        perceptual.load_perceptual(tmp_path)
+    task = SegmenterTask(
+        pairs, build=PerceptualNetwork, name=perceptual.NAME, batch=2, size_hw=(32, 64)
+    )
+    loop.train(task, out=tmp_path, minutes=0.002)
+    found = perceptual.load_perceptual(tmp_path)
+    assert not found.training
+    assert not any(weight.requires_grad for weight in found.parameters())
+    stored = loop.load_checkpoint(tmp_path / perceptual.NAME)["average"]
+    assert all(torch.equal(value, stored[name]) for name, value in found.state_dict().items())
