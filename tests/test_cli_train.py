@@ -24,7 +24,7 @@ SHORT = ("--minutes", 0.002, "--batch", 1)  # a step or two
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train._pairs.cache_clear()  # what they read lies at the same relative paths in every test
-    train._clips.cache_clear()
+    train._drives.cache_clear()
 
 
 def pictures_and_labels(height: int = 128, width: int = 192) -> tuple[str, ...]:
@@ -101,7 +101,9 @@ def test_without_opencv_a_hint_says_what_to_install(command, monkeypatch):
     ("command", "says"),
     [
         ("motion --clip drive.mp4 --minutes 1", ("no segmenter", "train segmenter")),
-        ("refine --clip drive.mp4 --minutes 1", ("no segmenter", "train segmenter")),
+        ("refine --clip drive.mp4 --minutes 1", ("no trained motion", "train motion")),
+        ("refine --clip drive.mp4 --networks other --minutes 1", ("other: no trained motion",)),
+        ("motion --clip drive.mp4 --networks other --minutes 1", ("other: no segmenter",)),
         ("export -o bundle --name mine", ("first-frame has not been trained", "train first-frame")),
     ],
 )
@@ -116,11 +118,15 @@ def test_what_was_not_trained_before_is_named(command, says):
     [
         ("segmenter --small --perceptual", ("two networks",)),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
+        ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
+        ("first-frame --size 100x50", ("100x50", "multiples of 32")),
         ("refine --clip drive.mp4 --size 320x160", ("320x160", "128x64 times 2, 3, 4")),
+        ("refine --clip drive.mp4 --start nonsense", ("nonsense",)),
+        ("motion --clip drive.mp4 --start nonsense", ("nonsense",)),
     ],
 )
 def test_what_cannot_go_together_is_refused_before_data_are_read(command, says):
-    inputs = () if "refine" in command else ("--pictures", "none", "--labels", "none")
+    inputs = () if "--clip" in command else ("--pictures", "none", "--labels", "none")
     a_drive()
     refused("train", *command.split(), *inputs, "--minutes", 1, says=(*says, "hint: "))
 
@@ -222,6 +228,7 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
     assert calls[4][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
+    assert calls[5][1]["size"] == "512x256"
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
     assert all(options["seed"] == 3 for part, options in calls if part != "export")
 

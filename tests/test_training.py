@@ -249,8 +249,9 @@ class _Line:
 
     name, learning_rate, progress = "line", 0.1, 0.0
 
-    def __init__(self, width=1):
+    def __init__(self, width=1, **settings):
         torch.manual_seed(0)
+        self.settings = settings
         self.network = nn.Linear(1, 1)
         self.network.config = _LineConfig(width)
         self.helpers = nn.ModuleDict({"extra": nn.Linear(1, 1)})
@@ -311,6 +312,17 @@ class TestLoop:
         with pytest.raises(InputError, match="another configuration") as caught:
             loop.train(_Line(width=2), out=tmp_path, minutes=0.01)
         assert "--out" in caught.value.hint
+
+    def test_a_run_of_other_settings_is_not_gone_on_with(self, tmp_path):
+        loop.train(_Line(judge="patches"), out=tmp_path, minutes=0.001)
+        with pytest.raises(InputError, match="another configuration") as caught:
+            loop.train(_Line(judge="classes"), out=tmp_path, minutes=0.002)
+        assert str(tmp_path / "line") in caught.value.message
+        assert "'judge': 'patches'" in caught.value.message
+        state = loop.load_checkpoint(tmp_path / "line")
+        del state["settings"]  # as written by versions that had none
+        loop.save_checkpoint(tmp_path / "line", state)
+        loop.train(_Line(judge="classes"), out=tmp_path, minutes=0.002)
 
     def test_it_begins_with_given_weights_but_only_where_nothing_was_done(self, tmp_path):
         start = nn.Linear(1, 1)
@@ -486,8 +498,8 @@ class TestHalving:
         task, taught = FirstFrameTask([thin], batch=1), []
         task.batches.close()
         task.progress = 0.5
-        real = data.to_tensor([thin.picture]), data.to_planes([thin.train_ids])
-        task.batches = iter([real])
+        planes = data.to_planes([thin.train_ids])
+        task.batches = iter([(data.to_tensor([thin.picture]), planes, first_frame.halve(planes))])
         weigh = first_frame.class_weights
         monkeypatch.setattr(
             first_frame, "class_weights", lambda ids: taught.append(ids.clone()) or weigh(ids)
@@ -526,7 +538,7 @@ class TestWindows:
 
     def test_training_sees_windows_of_large_pictures(self, tiny_first_frame, pairs):
         task = FirstFrameTask(pairs, size_hw=(160, 288), batch=2)
-        real, planes = next(task.batches)
+        real, planes, _ = next(task.batches)
         task.batches.close()
         assert real.shape == (2, 3, *first_frame.WINDOW_HW)
         assert planes.shape == (2, 20, *first_frame.WINDOW_HW)
@@ -610,9 +622,9 @@ class TestJointStep:
     def task(self, tiny_first_frame, pairs, monkeypatch):
         """A task without chance, in full precision, with one batch; weights change by gradients."""
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge="classes")
-        self.real, self.planes = next(task.batches)
+        self.real, self.planes, known = next(task.batches)
         task.batches.close()
-        task.batches = iter([(self.real, self.planes)])
+        task.batches = iter([(self.real, self.planes, known)])
         task.progress = 0.5
         task.helpers["judge"].eval()  # its spectral norms stay as they are
         with torch.no_grad():
@@ -949,7 +961,7 @@ class TestTasks:
             refine.check_size(size_hw)
         assert "128x64 times 2, 3, 4" in caught.value.hint
 
-    def test_frames_of_any_fitting_size_are_damaged_alike(self, drive, clips, monkeypatch):
+    def test_frames_of_any_fitting_size_are_damaged_alike(self, drive, clips):
         """A flow of a quarter of the width moves pixels by a quarter, at 256x128 and 512x256."""
         large = np.kron(drive.frames, np.ones((1, 2, 2, 1), np.uint8))
         ids = np.zeros((20, 256, 512), np.uint8)
@@ -986,6 +998,16 @@ class TestTasks:
             wanted = (1 - share) * first[..., at : at + left]
             wanted += share * first[..., at + 1 : at + 1 + left]
             torch.testing.assert_close(warped[0, ..., :left], wanted, rtol=0, atol=2e-3)
+
+    def test_refinement_needs_no_teacher(self, drive, clips):
+        plain = MotionClips([drive], strides=[1], num_frames=8, taught=False)
+        shown = collate([plain.draw(0, None)])
+        motion = MotionTask(clips, collate([clips.draw(0, None)]), batch=1)
+        task = RefineTask(motion, plain, shown, batch=2)
+        values = [task.step() for _ in range(2)]  # flipped ones among them
+        for made in (motion, task):
+            made.batches.close()
+        assert all(math.isfinite(value) for step in values for value in step.values())
 
     def test_nothing_trained_is_said(self, tmp_path):
         with pytest.raises(InputError, match="first-frame has not been trained"):

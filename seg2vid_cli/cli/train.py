@@ -14,7 +14,7 @@ from seg2vid_cli.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from seg2vid_cli.training.clips import MotionClips
+    from seg2vid_cli.training.clips import DriveClip, MotionClips
     from seg2vid_cli.training.data import Pair
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ OutOption = Annotated[
 ]
 MinutesOption = Annotated[float, typer.Option(help="Training time in all, earlier runs included.")]
 SeedOption = Annotated[int, typer.Option(help="Of weights, augmentation and noise.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 MaybePicturesOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Pictures to move as 2.5-D scenes.")
 ]
@@ -59,7 +59,11 @@ MaybeLabelsOption = Annotated[
 ]
 StartOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME|DIR", help="Weights to begin with, of the same configuration."),
+    typer.Option(
+        metavar="NAME|DIR",
+        help="Weights to begin with, of the same configuration; a run that is resumed goes on with "
+        "its own.",
+    ),
 ]
 SizeOption = Annotated[
     str, typer.Option(metavar="WxH", help="Working size; sides multiples of 32.")
@@ -70,6 +74,13 @@ JudgeOption = Annotated[
         metavar="patches|classes",
         help="Discriminators: patches teach texture soon; classes read every pixel, and need many "
         "more steps.",
+    ),
+]
+NetworksOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the runs whose networks are needed and not trained here; --out by default.",
     ),
 ]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
@@ -94,8 +105,11 @@ def segmenter(
         typer.Option("--perceptual", help="A plain one for `first-frame --perceptual`."),
     ] = False,
 ) -> None:
-    """Picture to label map: labels the driving clips; a small one is for `seg2vid label`."""
-    _check(device, batch)
+    """Picture to label map: labels the driving clips.
+
+    --small: for `seg2vid label`. --perceptual: teaches the first-frame generator.
+    """
+    device = _check(device, batch)
     if small and perceptual:
         raise InputError("--small and --perceptual are two networks", hint="train one by one")
     from seg2vid_cli.networks.segmenter import Segmenter
@@ -104,7 +118,6 @@ def segmenter(
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.segmenter import SMALL_SEGMENTER, SegmenterTask
 
-    pairs = _pairs(pictures, labels, encoding, names)
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "device": device}
     if small:
         shared |= {
@@ -114,6 +127,7 @@ def segmenter(
         }
     elif perceptual:
         shared |= {"build": plain.PerceptualNetwork, "name": plain.NAME}
+    pairs = _pairs(pictures, labels, encoding, names)
     train(SegmenterTask(pairs, **shared), out=out, minutes=minutes)
 
 
@@ -141,32 +155,42 @@ def first_frame(
             help="Let a frozen network, from `train segmenter --perceptual`, teach as well.",
         ),
     ] = False,
+    networks: NetworksOption = None,
 ) -> None:
     """Label map to picture."""
-    _check(device, batch)
+    device = _check(device, batch)
     if not 0 <= keep <= 1 or (keep and start is None):
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
-    from seg2vid_cli.training.first_frame import JUDGES, FirstFrameTask
-    from seg2vid_cli.training.loop import train
+    from seg2vid_cli.networks.label_unet import LabelUNet
+    from seg2vid_cli.training.first_frame import (
+        JUDGES,
+        FirstFrameTask,
+        check_size,
+        generator_config,
+    )
+    from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.perceptual import load_perceptual
 
     if judge not in JUDGES:
         raise InputError(f"judge '{judge}' is not known", hint=f"use one of {', '.join(JUDGES)}")
 
-    reader = load_perceptual(out) if perceptual else None
-    pairs = _pairs(pictures, labels, encoding, names)
-    height, width = options.parse_size(size)
+    size_hw = options.parse_size(size)
+    check_size(size_hw)
     begin = _start(start, "first_frame")
+    if begin is not None:
+        check_start(begin, LabelUNet(generator_config(size_hw)))
+    teacher = load_perceptual(networks or out) if perceptual else None
+    pairs = _pairs(pictures, labels, encoding, names)
     task = FirstFrameTask(
         pairs,
-        size_hw=(height, width),
+        size_hw=size_hw,
         seed=seed,
         batch=batch,
         device=device,
         start=begin,
         keep=keep,
         judge=judge,
-        reader=reader,
+        teacher=teacher,
     )
     train(task, out=out, minutes=minutes, start_from=begin)
 
@@ -184,21 +208,26 @@ def motion(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
+    networks: NetworksOption = None,
 ) -> None:
-    """Picture and labels to flows; needs a trained segmenter in the same folder.
+    """Picture and labels to flows; needs a trained segmenter.
 
     With --pictures and --labels, half of every batch are stills moved as 2.5-D scenes.
     """
-    _check(device, batch)
+    device = _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
+    from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
     from seg2vid_cli.training.clips import WORK_HW, collate
-    from seg2vid_cli.training.loop import train
-    from seg2vid_cli.training.motion import MotionTask
+    from seg2vid_cli.training.loop import check_start, train
+    from seg2vid_cli.training.motion import MOTION, MotionTask
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
 
+    begin = _start(start, "motion")
+    if begin is not None:
+        check_start(begin, Seg2VidFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    clips = _clips(tuple(clip), out, device, WORK_HW)
+    clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs)) if pairs else clips,
@@ -207,7 +236,7 @@ def motion(
         batch=batch,
         device=device,
     )
-    train(task, out=out, minutes=minutes, start_from=_start(start, "motion"))
+    train(task, out=out, minutes=minutes, start_from=begin)
 
 
 @app.command()
@@ -224,13 +253,14 @@ def sflow(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
+    networks: NetworksOption = None,
 ) -> None:
     """Label map and edges to picture, for `generate --edges` and `translate`.
 
-    Needs a trained segmenter in the same folder. --start: a first-frame generator without edges.
+    Needs a trained segmenter. --start: a first-frame generator without edges.
     """
-    _check(device, batch)
-    from seg2vid_cli.training.clips import check_clip, read_clips
+    device = _check(device, batch)
+    from seg2vid_cli.training.clips import check_clip
     from seg2vid_cli.training.first_frame import check_size
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.sflow import SFlowTask, check_start
@@ -243,7 +273,7 @@ def sflow(
     for text in clip:
         check_clip(text)
     pairs = _pairs(pictures, labels, encoding, names)
-    drives, _ = read_clips(clip, out, size_hw=size_hw, device=device, thin=True)
+    drives = _drives(tuple(clip), networks or out, device, size_hw)
     task = SFlowTask(
         pairs,
         drives,
@@ -261,28 +291,39 @@ def refine(
     clip: ClipOption,
     minutes: MinutesOption,
     out: OutOption = Path("runs"),
-    size: SizeOption = "256x128",
+    size: Annotated[
+        str, typer.Option(metavar="WxH", help="Working size: 128x64 times 2, 3, 4 ...")
+    ] = "256x128",
     start: StartOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
+    networks: NetworksOption = None,
 ) -> None:
-    """Warped frames to repaired ones; needs segmenter and motion in the same folder."""
-    _check(device, batch)
-    from seg2vid_cli.training.clips import collate
-    from seg2vid_cli.training.loop import load_checkpoint, train
+    """Warped frames to repaired ones; needs trained segmenter and motion."""
+    device = _check(device, batch)
+    from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+    from seg2vid_cli.training.clips import check_clip, collate
+    from seg2vid_cli.training.loop import check_start, load_checkpoint, train
     from seg2vid_cli.training.motion import MotionTask
-    from seg2vid_cli.training.refine import RefineTask, check_size
+    from seg2vid_cli.training.refine import REFINE, RefineTask, check_size
 
     size_hw = options.parse_size(size)
     check_size(size_hw)
     begin = _start(start, "refine")
-    clips = _clips(tuple(clip), out, device, size_hw)
+    if begin is not None:
+        check_start(begin, Seg2VidRefine(REFINE))
+    for text in clip:
+        check_clip(text)
+    runs = networks or out
+    state = load_checkpoint(runs / MotionTask.name)
+    if state is None:
+        raise InputError(
+            f"{runs}: no trained motion network", hint="run seg2vid train motion first"
+        )
+    clips = _clips(_drives(tuple(clip), runs, device, size_hw), taught=False)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     behind = MotionTask(clips, shown, device=device)
-    state = load_checkpoint(out / MotionTask.name)
-    if state is None:
-        raise InputError(f"{out}: no trained motion network", hint="run seg2vid train motion first")
     behind.network.load_state_dict(state["average"])
     behind.helpers.load_state_dict(state["helpers"])
     task = RefineTask(behind, clips, shown, seed=seed, batch=batch, device=device)
@@ -325,14 +366,14 @@ def everything(
     shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
     spent = {part: minutes * share for part, share in SHARES.items()}
     _check(device)  # all that can be known now, rather than after hours
-    _check_recipe(size, clip, output, name)
+    of_refinement = _check_recipe(size, clip, output, name)
     _pairs(**pairs)
     segmenter(**pairs, **shared, minutes=spent["segmenter"])
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
     first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size, perceptual=True)
     motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
-    refine(**shared, clip=clip, minutes=spent["refine"])
+    refine(**shared, clip=clip, minutes=spent["refine"], size=of_refinement)
     export(output=output, name=name, out=out)
 
 
@@ -394,7 +435,9 @@ def evaluate(
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
 
 
-def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> None:
+def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> str:
+    """Refuse what cannot work; gives the refinement's size: the least where `size` does not fit."""
+    from seg2vid_cli.training import refine as refining
     from seg2vid_cli.training.clips import check_clip
     from seg2vid_cli.training.first_frame import check_size
     from seg2vid_cli.video import check_folder
@@ -405,16 +448,27 @@ def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> None:
         check_clip(text)
     check_folder(output)
     check_name(name)
+    try:
+        refining.check_size(options.parse_size(size))
+    except InputError:
+        return "256x128"
+    return size
 
 
 @lru_cache(maxsize=1)  # labelling them takes minutes
-def _clips(
+def _drives(
     texts: tuple[str, ...], runs: Path, device: str, size_hw: tuple[int, int]
-) -> MotionClips:
-    from seg2vid_cli.training.clips import WORK_HW, open_clips
+) -> list[DriveClip]:
+    from seg2vid_cli.training.clips import read_clips
 
-    # Only the motion network has a use for teachers, and it is trained at that size.
-    return open_clips(texts, runs, size_hw=size_hw, taught=size_hw == WORK_HW, device=device)
+    return read_clips(texts, runs, size_hw=size_hw, device=device, thin=True)[0]
+
+
+def _clips(drives: list[DriveClip], *, taught: bool) -> MotionClips:
+    """Short clips of frames one step apart, every frame a start."""
+    from seg2vid_cli.training.clips import NUM_FRAMES, MotionClips
+
+    return MotionClips(drives, strides=[1] * len(drives), num_frames=NUM_FRAMES, taught=taught)
 
 
 def _start(weights: str | None, stage: str) -> nn.Module | None:
@@ -440,8 +494,8 @@ def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> l
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
 
 
-def _check(device: str = "cpu", batch: int = 1) -> None:
-    """Refuse what cannot work, before anything is read."""
+def _check(device: str = "cpu", batch: int = 1) -> str:
+    """Refuse what cannot work, before anything is read; name the device."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
@@ -452,4 +506,4 @@ def _check(device: str = "cpu", batch: int = 1) -> None:
         raise InputError(f"batch {batch} is out of range", hint="use 1 or more")
     from seg2vid_cli.device import resolve_compute
 
-    resolve_compute(device)
+    return str(resolve_compute(device).device)

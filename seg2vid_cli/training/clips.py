@@ -52,7 +52,8 @@ class MotionBatch:
         frames: `(B, T + 1, 3, H, W)` in [0, 1], the first frame in front.
         planes: `(B, 20, H, W)` label planes of the first frame.
         flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where frame t's
-            pixels are in the first frame, as classical flow sees it.
+            pixels are in the first frame, as classical flow sees it. `(B, T, 2, 0, 0)` without a
+            teacher.
         flow_back_px: Where the first frame's pixels are in frame t.
         camera_frames: As `frames`: a clip with the same camera motion, for the background's
             posterior. For a real clip, the clip itself.
@@ -94,7 +95,10 @@ def read_clip(
     full = np.stack(list(islice(read_frames(path), first, last, step)))
     ids = label_frames(segmenter, full)
     size = size_hw[::-1]
-    frames = np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in full])
+    # An area filter enlarges by repeating pixels, which networks learn to paint.
+    larger = size_hw[0] > full.shape[1] or size_hw[1] > full.shape[2]
+    how = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
+    frames = np.stack([cv2.resize(f, size, interpolation=how) for f in full])
     small = np.stack([cv2.resize(i, size, interpolation=cv2.INTER_NEAREST) for i in ids])
     return DriveClip(name=path.name, frames=frames, train_ids=small)
 
@@ -190,22 +194,6 @@ def read_clips(
         clips.append(replace(clip, name=text.rpartition("/")[2]))
         strides.append(1 if thin else stride)
     return clips, strides
-
-
-def open_clips(
-    texts: Sequence[str],
-    runs: Path,
-    *,
-    size_hw: tuple[int, int] = WORK_HW,
-    taught: bool = True,
-    device: str = "cpu",
-) -> MotionClips:
-    """Training clips, with teacher flows if `taught`; every second frame is a start.
-
-    See `read_clips`.
-    """
-    clips, strides = read_clips(texts, runs, size_hw=size_hw, device=device)
-    return MotionClips(clips, strides=strides, num_frames=NUM_FRAMES, every=2, taught=taught)
 
 
 def classical_flow(

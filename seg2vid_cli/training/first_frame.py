@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -314,7 +314,7 @@ class FirstFrameTask:
         keep: Share of `start` in the weights that are kept in the end. The mean of two trainings of
             one generator is often better than either.
         judge: `patches` or `classes`.
-        reader: Perceptual network, trained and frozen, or None to do without.
+        teacher: Perceptual network, trained and frozen, or None to do without.
     """
 
     name = "first-frame"
@@ -332,7 +332,7 @@ class FirstFrameTask:
         start: nn.Module | None = None,
         keep: float = 0.0,
         judge: JudgeKind = "patches",
-        reader: PerceptualNetwork | None = None,
+        teacher: PerceptualNetwork | None = None,
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
@@ -345,6 +345,7 @@ class FirstFrameTask:
             }
         )
         self._kind = judge
+        self.settings: Mapping[str, Any] = {"judge": judge, "perceptual": teacher is not None}
         for module in (self.network, self.helpers):
             module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
@@ -355,17 +356,19 @@ class FirstFrameTask:
         }
         self.steps = 0
         self._start, self._keep = start, keep
-        self._reader = reader
-        if reader is not None:
-            reader.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._perceptual = teacher
+        if teacher is not None:
+            teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
             crops = [
                 cut_window(*data.crop_pair(pairs[i], size_hw, rng, zoom=ZOOM), rng)
                 for i in rng.integers(len(pairs), size=batch)
             ]
-            ids = [data.diversify_classes(ids, rng) for _, ids in crops]
-            return data.to_tensor([picture for picture, _ in crops]), data.to_planes(ids)
+            given = [data.diversify_classes(ids, rng) for _, ids in crops]
+            # What a place is called in the data, for a network that knows no other names.
+            known = halve(data.to_planes([ids for _, ids in crops]))
+            return data.to_tensor([picture for picture, _ in crops]), data.to_planes(given), known
 
         self.batches = data.prefetch(make, seed)
 
@@ -374,9 +377,8 @@ class FirstFrameTask:
 
         Both losses are read from one pass of the discriminator, each driving its own network.
         """
-        real, planes = (
-            x.to(self.device, memory_format=torch.channels_last) for x in next(self.batches)
-        )
+        *pictures, known = next(self.batches)
+        real, planes = (x.to(self.device, memory_format=torch.channels_last) for x in pictures)
         self.last = real, planes
         self.steps += 1
         ids = halve(planes)
@@ -404,10 +406,10 @@ class FirstFrameTask:
             else:
                 asked, caught = judge.losses(judged, real, scene)
             apart = read = judged.new_zeros(())
-            if self._reader is not None and not warming:
-                apart, read = perceptual_losses(
-                    self._reader, judged, real, ids, scene.weights.sqrt()
-                )
+            if self._perceptual is not None and not warming:
+                known = known.to(self.device)
+                weights = class_weights(known).sqrt()
+                apart, read = perceptual_losses(self._perceptual, judged, real, known, weights)
                 asked = asked + perceptual.FEATURE_WEIGHT * apart + perceptual.READ_WEIGHT * read
         (wish,) = torch.autograd.grad(asked, [judged], retain_graph=True)
         cell = 1 if warming else COLOUR_CELL[self._kind]
@@ -423,7 +425,7 @@ class FirstFrameTask:
         for optimizer in self.optimizers.values():
             optimizer.step()
         values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
-        if self._reader is not None:
+        if self._perceptual is not None:
             values |= {"apart": apart, "read": read}
         return {name: value.item() for name, value in values.items()}
 
@@ -443,8 +445,7 @@ class FirstFrameTask:
         forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
-            _, planes = next(self.batches)
-            planes = planes.to(self.device)
+            planes = next(self.batches)[1].to(self.device)
             style = torch.randn(len(planes), STYLE_SIZE, device=self.device)
             network(planes, style, torch.randn_like(planes[:, :1]))
         network.eval()

@@ -30,6 +30,7 @@ class Task(Protocol):
 
     Attributes:
         name: Used for folder and file names.
+        settings: What a run must not change halfway, beside the network's configuration.
         network: What is exported, with a dataclass as `config`; the loop keeps an averaged copy.
         helpers: Networks that only training needs.
         optimizers: By name; each `step` uses them itself.
@@ -39,6 +40,7 @@ class Task(Protocol):
     """
 
     name: str
+    settings: Mapping[str, Any]
     network: nn.Module
     helpers: nn.ModuleDict
     optimizers: dict[str, torch.optim.Optimizer]
@@ -99,6 +101,7 @@ def _state(task: Task, average: nn.Module, step: int, seconds: float) -> dict[st
         "helpers": task.helpers.state_dict(),
         "optimizers": {name: o.state_dict() for name, o in task.optimizers.items()},
         "config": asdict(task.network.config),  # type: ignore[call-overload]
+        "settings": dict(task.settings),
         "step": step,
         "seconds": seconds,
     }
@@ -127,19 +130,23 @@ def train(
         The averaged network.
     """
     if start_from is not None:
-        _check_start(start_from, task.network)
+        check_start(start_from, task.network)
         task.network.load_state_dict(start_from.state_dict())
     folder = out / task.name
     folder.mkdir(parents=True, exist_ok=True)
     average = deepcopy(task.network).requires_grad_(False)
     step, seconds_before = 0, 0.0
     if state := load_checkpoint(folder):
-        if state["config"] != (config := asdict(task.network.config)):  # type: ignore[call-overload]
-            raise InputError(
-                f"{folder}: holds a training of another configuration: {state['config']} instead "
-                f"of {config}",
-                hint="name another folder with --out, or give the options of that training",
-            )
+        for theirs, ours in (
+            (state["config"], asdict(task.network.config)),  # type: ignore[call-overload]
+            (state.get("settings", task.settings), task.settings),
+        ):
+            if theirs != ours:
+                raise InputError(
+                    f"{folder}: holds a training of another configuration: {theirs} instead of "
+                    f"{ours}",
+                    hint="name another folder with --out, or give the options of that training",
+                )
         task.network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         task.helpers.load_state_dict(state["helpers"])
@@ -185,7 +192,12 @@ def train(
     return average
 
 
-def _check_start(start_from: nn.Module, network: nn.Module) -> None:
+def check_start(start_from: nn.Module, network: nn.Module) -> None:
+    """Make sure that a trained network can be begun with.
+
+    Raises:
+        InputError: It has another configuration than `network`.
+    """
     theirs, ours = (
         {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         for module in (start_from, network)

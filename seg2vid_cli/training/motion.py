@@ -7,6 +7,7 @@ price of hiding) with a classical flow as an extra teacher, strong at first and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from PIL import Image
@@ -89,8 +90,9 @@ class PosteriorEncoder(nn.Module):
 def shrink(batch: MotionBatch, factor: int = DOWNSCALE) -> MotionBatch:
     """Bring pictures to the motion network's size, `factor` times smaller.
 
-    The teacher's flow has half the size of the pictures and is brought to pixels of `DOWNSCALE`.
+    A teacher's flow, if there is one, is that of pictures `DOWNSCALE` times as large.
     """
+    assert factor == DOWNSCALE or not batch.flow_px.numel()
     frames, camera_frames, object_frames = (
         F.avg_pool2d(clip.flatten(0, 1), factor).unflatten(0, clip.shape[:2])
         for clip in (batch.frames, batch.camera_frames, batch.object_frames)
@@ -162,6 +164,7 @@ class MotionTask:
             "network": torch.optim.Adam(everything, self.learning_rate)
         }
         self.progress = 0.0
+        self.settings: Mapping[str, Any] = {}
         self.batches = data.prefetch(lambda rng: shrink(clips.batch(rng, batch)), seed)
 
     def posterior(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:

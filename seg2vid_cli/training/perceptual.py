@@ -5,8 +5,8 @@ that map, and its features should be those of the real picture of the place. It 
 an ImageNet network in other trainings, and knows nothing but the training pictures.
 
 Unlike `seg2vid_cli.networks.segmenter` it has neither shortcuts nor a decoder, and learns nothing
-from that one: the networks that later measure painted pictures stay apart from the one that
-taught to paint them.
+from that one, which later measures painted pictures. Both learn from the same pictures, though, so
+what one has been taught to like the other may like too: look at the Frechet distance as well.
 
 Source: "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (Johnson et al., ECCV
 2016) for compared features; "Multi-Scale Context Aggregation by Dilated Convolutions" (Yu and
@@ -29,7 +29,7 @@ from seg2vid_cli.training.loop import load_checkpoint
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 5.0
-READ_WEIGHT = 1.0
+READ_WEIGHT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,8 @@ def perceptual_losses(
         network: Frozen.
         made: `(B, 3, H, W)` in [0, 1].
         real: The same places.
-        ids: `(B, H / 2, W / 2)` classes, 0-18 and 19 = unlabelled.
+        ids: `(B, H / 2, W / 2)` classes, 0-18 and 19 = unlabelled: only such as the network was
+            trained on, since of others it says nothing but that they are not there.
         weights: Of the classes, `(19,)` or more.
 
     Returns:
@@ -111,8 +112,10 @@ def perceptual_losses(
     logits = F.interpolate(
         logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
     )
-    read = F.cross_entropy(logits, ids, weights[: logits.shape[1]], ignore_index=UNLABELLED)
-    return torch.stack(apart).mean(), read
+    weights = weights[: logits.shape[1]]
+    wrong = F.cross_entropy(logits, ids, weights, ignore_index=UNLABELLED, reduction="sum")
+    whole = weights[ids[ids != UNLABELLED]].sum()  # 0 where nothing is labelled
+    return torch.stack(apart).mean(), wrong / whole.clamp_min(1e-6)
 
 
 def load_perceptual(runs: Path) -> PerceptualNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from PIL import Image
@@ -43,7 +44,7 @@ class RefineTask:
 
     Args:
         motion: A task with trained network and posterior encoders.
-        clips: Training clips, as large as the motion network's frames or 2, 3 ... times as large.
+        clips: Training clips, 2, 3 ... times as large as the motion network's frames.
         held_out: Clips for the sample sheet.
         seed: Of weights, augmentation and noise.
         batch: Clips per step; two frames of each are repainted.
@@ -66,6 +67,7 @@ class RefineTask:
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device(device)
+        self.settings: Mapping[str, Any] = {"size_hw": list(held_out.frames.shape[-2:])}
         self.motion, self.held_out = motion, held_out.to(self.device)
         for module in (motion.network, motion.helpers):
             module.eval().requires_grad_(False)

@@ -60,6 +60,7 @@ class SegmenterTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.name = name
+        self.settings: Mapping[str, Any] = {}
         self.network = build().to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.to(self.device).requires_grad_(False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -197,6 +197,7 @@ class SFlowTask:
         self.device = torch.device(device)
         self.network: nn.Module = SFlow(sflow_config(size_hw))
         self._started = start is not None
+        self.settings: Mapping[str, Any] = {}
         if start is not None:
             check_start(start)
             start_from_labels(self.network.generator, cast("LabelUNet", start))
