@@ -9,7 +9,7 @@ import torch
 from conftest import FLOW, LABEL_UNET, REFINE, lively
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
+from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
@@ -17,7 +17,9 @@ from seg2vid_cli.weights.load import config_from_dict
 
 SEGMENTER = SegmenterConfig(classes=5, channels=(4, 6, 8), blocks=(0, 1, 2))
 # What weights from before they came must be read with.
-LATER_FIELDS = {"up_blocks": 0, "edge_planes": 0}
+LATER_FIELDS = {
+    LabelUNetConfig: {"up_blocks": 0, "edge_planes": 0, "upsampling": "nearest", "noise": "up"}
+}
 FLOW_FIELDS = [field.name for field in fields(FlowOutput)]
 
 
@@ -51,7 +53,8 @@ def assert_each_alone(network, *inputs):
 )
 def test_a_configuration_has_no_defaults_and_cannot_change(config):
     for field in fields(config):
-        assert field.default is LATER_FIELDS.get(field.name, MISSING), field.name
+        later = LATER_FIELDS.get(type(config), {})
+        assert field.default is later.get(field.name, MISSING), field.name
         assert field.default_factory is MISSING, field.name
         with pytest.raises(FrozenInstanceError):
             setattr(config, field.name, None)
@@ -133,6 +136,54 @@ def test_noise_of_no_strength_changes_nothing():
     assert torch.equal(network(planes, style, noise), network(planes, style, -noise))
     for strength in LabelUNet(LABEL_UNET).noise_strength:  # that is how training starts
         assert not strength.any()
+
+
+def test_noise_reaches_every_middle_layer_at_unit_variance():
+    config = replace(LABEL_UNET, channels=(2, 3, 4), middle_blocks=2, noise="middle")
+    assert [s.unique().tolist() for s in LabelUNet(config).middle_noise] == [[MIDDLE_NOISE]] * 4
+    assert not LabelUNet(replace(config, edge_planes=1)).middle_noise
+    network, seen = lively(LabelUNet(config)), []
+    for layer, strength in zip(network.middle, network.middle_noise, strict=True):
+        strength.fill_(1.0)
+        layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[2]))
+    network(*paint_inputs(1, 256, 256))
+    assert [grain.shape for grain in seen] == [(1, 4, 64, 64)] * 4
+    assert all(abs(grain.std() - 1) < 0.05 for grain in seen)
+    seen.clear()
+    network(*paint_inputs(1, 16, 16)[:2])
+    assert seen == [None] * 4
+
+
+def test_a_middle_without_noise_is_that_of_a_network_that_knows_none():
+    config = replace(LABEL_UNET, middle_blocks=2)
+    old, new = lively(LabelUNet(config)), lively(LabelUNet(replace(config, noise="middle")))
+    new.load_state_dict(old.state_dict(), strict=False)
+    inputs = paint_inputs(1, 16, 32)
+    assert (new(*inputs) - old(*inputs)).abs().max() > 1e-3
+    for strength in new.middle_noise:
+        strength.zero_()
+    assert torch.equal(new(*inputs), old(*inputs))
+
+
+def test_the_two_ways_of_enlarging_differ_by_their_blocks():
+    """From one coarse cell to the next, the nearest way jumps and the bilinear one does not."""
+    networks = {
+        way: lively(LabelUNet(replace(LABEL_UNET, upsampling=way)))
+        for way in ("nearest", "bilinear")
+    }
+    networks["bilinear"].load_state_dict(networks["nearest"].state_dict())
+    grown, inputs = {way: [] for way in networks}, paint_inputs(1, 16, 32)
+    for way, network in networks.items():
+        network.up[0].register_forward_pre_hook(
+            lambda _, arguments, way=way: grown[way].append(arguments[0])
+        )
+        network(*inputs)
+    width = LABEL_UNET.channels[-1]
+    blocky, smooth = (grown[way][0][:, :width] for way in networks)
+    assert torch.equal(blocky[..., ::2], blocky[..., 1::2])
+    wanted = 0.75 * blocky[..., 1:-2:2] + 0.25 * blocky[..., 2:-1:2]
+    wanted = 0.75 * wanted[..., 1:-2:2, :] + 0.25 * wanted[..., 2:-1:2, :]
+    torch.testing.assert_close(smooth[..., 1:-2:2, 1:-2:2], wanted)
 
 
 def test_noise_has_unit_variance_at_every_scale():

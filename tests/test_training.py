@@ -8,7 +8,7 @@ import math
 import threading
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
+from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
@@ -274,6 +274,13 @@ class _Line:
 
 
 class TestLoop:
+    @pytest.fixture(autouse=True)
+    def clock(self, monkeypatch):
+        """A look at it takes a millisecond, whatever else the machine has to do."""
+        looks = count()
+        clock = SimpleNamespace(monotonic=lambda: next(looks) / 1000)
+        monkeypatch.setattr(loop, "time", clock)
+
     def test_it_learns_stops_in_time_and_resumes(self, tmp_path, monkeypatch):
         average = loop.train(_Line(), out=tmp_path, minutes=0.01)
         assert abs(average.weight.item() - 2) < 0.5
@@ -719,6 +726,23 @@ class TestJointStep:
         task.batches.close()
         for new, mine, old in zip(average.parameters(), before, begin.parameters(), strict=True):
             torch.testing.assert_close(new, 0.75 * mine + 0.25 * old)
+
+    def test_a_generator_from_before_there_was_noise_in_the_middle_may_begin(self, pairs):
+        config = replace(first_frame.generator_config((64, 64)), channels=(4, 6, 8), style_size=3)
+        old = LabelUNet(replace(config, upsampling="nearest", noise="up"))
+        new = LabelUNet(config)
+        first_frame.take_over(new, old)
+        theirs = old.state_dict()
+        for name, weight in new.state_dict().items():
+            if name.startswith("middle_noise."):
+                assert (weight == MIDDLE_NOISE).all()
+            else:
+                assert torch.equal(weight, theirs[name]), name
+        for other in (replace(config, channels=(4, 6, 9)), replace(config, up_blocks=1)):
+            with pytest.raises(InputError, match="another configuration"):
+                first_frame.take_over(new, LabelUNet(other))
+        with pytest.raises(InputError, match="another configuration"):
+            first_frame.take_over(LabelUNet(replace(config, up_blocks=1)), new)
 
     def test_normal_draws_give_the_styles_of_real_pictures(self, tiny_first_frame):
         torch.manual_seed(0)

@@ -167,8 +167,9 @@ def first_frame(
         FirstFrameTask,
         check_size,
         generator_config,
+        take_over,
     )
-    from seg2vid_cli.training.loop import check_start, train
+    from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.perceptual import load_perceptual
 
     if judge not in JUDGES:
@@ -178,7 +179,7 @@ def first_frame(
     check_size(size_hw)
     begin = _start(start, "first_frame")
     if begin is not None:
-        check_start(begin, LabelUNet(generator_config(size_hw)))
+        take_over(LabelUNet(generator_config(size_hw)), begin)
     teacher = load_perceptual(networks or out) if perceptual else None
     pairs = _pairs(pictures, labels, encoding, names)
     task = FirstFrameTask(
@@ -192,7 +193,7 @@ def first_frame(
         judge=judge,
         teacher=teacher,
     )
-    train(task, out=out, minutes=minutes, start_from=begin)
+    train(task, out=out, minutes=minutes)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,10 @@ class LabelUNetConfig:
         up_blocks: Residual convolutions after every step up but the last.
         edge_planes: Edge maps it reads beside the labels, 0 or 1. Edges give textures something to
             hold on to, so a generator with them is given no noise.
+        upsampling: Before every convolution on the way up. The nearest cell leaves its corners in
+            the picture, as a weave.
+        noise: Where noise enters: on the way up, or in the middle blocks too. Only from there can
+            it make what is larger than a texture, like windows on a façade.
     """
 
     size_hw: tuple[int, int]
@@ -39,11 +44,16 @@ class LabelUNetConfig:
     middle_blocks: int
     up_blocks: int = 0
     edge_planes: int = 0
+    upsampling: Literal["nearest", "bilinear"] = "nearest"
+    noise: Literal["up", "middle"] = "up"
 
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
         return int(2 ** (len(self.channels) - 1))
+
+
+MIDDLE_NOISE = 0.5  # at the start of a training
 
 
 class StyledConv(nn.Module):
@@ -96,6 +106,10 @@ class LabelUNet(nn.Module):
         self.noise_strength = nn.ParameterList(
             torch.zeros(1, width, 1, 1) for width in widths[-2::-1] if not config.edge_planes
         )
+        deep = len(self.middle) if config.noise == "middle" and not config.edge_planes else 0
+        self.middle_noise = nn.ParameterList(
+            torch.full((1, widths[-1], 1, 1), MIDDLE_NOISE) for _ in range(deep)
+        )
 
     def forward(self, planes: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
         """Paint label planes in a given style.
@@ -116,19 +130,34 @@ class LabelUNet(nn.Module):
         for layer in self.down:
             x = layer(x, style)
             skips.append(x)
-        for first, second in zip(self.middle[0::2], self.middle[1::2], strict=True):
-            x = x + second(first(x, style), style)
+        inside: list[Tensor | None] = [None] * len(self.middle)
+        if noise is not None:
+            inside[: len(self.middle_noise)] = [
+                strength * _grain(noise, x.shape[-1]) for strength in self.middle_noise
+            ]
+        for index in range(0, len(self.middle), 2):
+            y = self.middle[index](x, style, inside[index])
+            x = x + self.middle[index + 1](y, style, inside[index + 1])
         gains, count = iter(self.up_gains), self.config.up_blocks
         for scale, (layer, skip) in enumerate(zip(self.up, skips[-2::-1], strict=True)):
             grain = None
             if noise is not None:
-                factor = planes.shape[-1] // skip.shape[-1]
-                # Of unit variance again.
-                grain = self.noise_strength[scale] * F.avg_pool2d(noise, factor) * factor
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+                grain = self.noise_strength[scale] * _grain(noise, skip.shape[-1])
+            x = self._enlarge(x)
             # Class shares of each cell rather than one sampled class: thin poles survive.
             shares = F.adaptive_avg_pool2d(planes, (skip.shape[-2], skip.shape[-1]))
             x = layer(torch.cat([x, skip, shares], dim=1), style, grain)
             for block in self.up_blocks[scale * count : (scale + 1) * count]:
                 x = x + next(gains).to(x.dtype) * block(x, style)
         return torch.sigmoid(self.to_rgb(x))
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        if self.config.upsampling == "nearest":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _grain(noise: Tensor, width: int) -> Tensor:
+    """Noise at a smaller width, of unit variance again."""
+    factor = noise.shape[-1] // width
+    return F.avg_pool2d(noise, factor) * factor

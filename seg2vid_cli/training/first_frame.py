@@ -48,7 +48,7 @@ STYLE_SIZE = 16
 PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
 JudgeKind = Literal["patches", "classes"]
 JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
-FEATURE_WEIGHT: Mapping[str, float] = {"patches": 10.0, "classes": 5.0}
+FEATURE_WEIGHT: Mapping[str, float] = {"patches": 5.0, "classes": 5.0}
 COLOUR_WEIGHT = 5.0
 # Patches leave the large to L1. A segmentation network knows detail, so colours need be right only
 # in cells of so many pixels.
@@ -76,7 +76,31 @@ def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
         style_size=STYLE_SIZE,
         channels=(32, 64, 128, 192, 256),
         middle_blocks=2,
+        upsampling="bilinear",
+        noise="middle",
     )
+
+
+def take_over(generator: nn.Module, start: nn.Module) -> None:
+    """Begin with a trained generator; one that knows no noise in the middle does as well.
+
+    Args:
+        generator: To be filled.
+        start: Of the same widths.
+
+    Raises:
+        InputError: It is another network.
+    """
+    theirs, ours = start.state_dict(), generator.state_dict()
+    differ = [name for name, x in theirs.items() if name not in ours or ours[name].shape != x.shape]
+    lacking = [n for n in ours if n not in theirs and not n.startswith("middle_noise.")]
+    if differ or lacking:
+        raise InputError(
+            f"the weights to start from have another configuration: {start.config} instead of "
+            f"{generator.config}",
+            hint="leave --start out, or give weights from seg2vid train first-frame",
+        )
+    generator.load_state_dict(theirs, strict=False)
 
 
 def check_size(size_hw: tuple[int, int]) -> None:
@@ -338,6 +362,8 @@ class FirstFrameTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.network: nn.Module = LabelUNet(generator_config(size_hw))
+        if start is not None:
+            take_over(self.network, start)
         self.helpers = nn.ModuleDict(
             {
                 "style": StyleEncoder(STYLE_SIZE),
@@ -440,8 +466,10 @@ class FirstFrameTask:
         pictures = (next(self.batches)[0].to(self.device) for _ in range(STATISTICS_BATCHES))
         match_styles(network, torch.cat([draw_style(*encoder(x)) for x in pictures]))
         if self._start is not None and self._keep:
-            for weight, old in zip(network.parameters(), self._start.parameters(), strict=True):
-                weight.lerp_(old.to(weight), self._keep)
+            before = dict(self._start.named_parameters())
+            for name, weight in network.named_parameters():
+                if name in before:
+                    weight.lerp_(before[name].to(weight), self._keep)
         forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):

@@ -28,7 +28,7 @@ from seg2vid_cli.label_sets import UNLABELLED
 from seg2vid_cli.training.loop import load_checkpoint
 
 NAME = "perceptual"
-FEATURE_WEIGHT = 5.0
+FEATURE_WEIGHT = 2.5
 READ_WEIGHT = 2.0
 
 

@@ -112,7 +112,9 @@ def check_start(start: nn.Module) -> None:
     """
     config = getattr(start, "config", None)
     wanted = generator_config((0, 0))
-    if not isinstance(config, LabelUNetConfig) or replace(config, size_hw=(0, 0)) != wanted:
+    if not isinstance(config, LabelUNetConfig) or wanted != replace(
+        config, size_hw=(0, 0), upsampling=wanted.upsampling, noise=wanted.noise
+    ):
         raise InputError(
             f"the weights to start from have another configuration: {config}",
             hint="leave --start out, or give weights from seg2vid train first-frame",
