@@ -175,6 +175,7 @@ def plan_translation(
     frames: Path | None = None,
     panel: Path | None = None,
     preview: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> TranslationPlan:
     """Read every file once, and find out whether everything can be written.
 
@@ -189,6 +190,7 @@ def plan_translation(
         frames: Folder for the frames as PNG.
         panel: Video of label map, edges and result side by side.
         preview: PNG contact sheet.
+        progress: Called with stage, files read and files in all.
 
     Raises:
         InputError: A file or a frame is missing, cannot be read or written, or has another size;
@@ -211,14 +213,14 @@ def plan_translation(
         {"output": output, "panel": panel, "preview": preview, "frames": frames},
         inputs=(*files, *guides),
     )
-    read, size_hw = _choose_encoding(files, encoding)
+    read, size_hw = _choose_encoding(files, encoding, progress)
     return TranslationPlan(
         labels=files,
         encoding=read[0],
         doubtful=read[1],
         size_hw=size_hw,
         guides=guides,
-        guide_kind=_kind_of_all(guides, size_hw, guide_kind),
+        guide_kind=_kind_of_all(guides, size_hw, guide_kind, progress),
         output=output,
         frames=frames,
         panel=panel,
@@ -269,10 +271,13 @@ def _frames(labels: Path, globs: Sequence[str]) -> tuple[Path, ...]:
     return files
 
 
-def _kind_of_all(guides: Sequence[Path], labels_hw: tuple[int, int], kind: GuideKind) -> GuideKind:
+def _kind_of_all(
+    guides: Sequence[Path], labels_hw: tuple[int, int], kind: GuideKind, progress: Progress
+) -> GuideKind:
     """Whether all guides are pictures or all are edge maps; black ones may be either."""
     kinds: dict[GuideKind, Path] = {}
-    for path in guides:
+    for done, path in enumerate(guides, 1):
+        progress("check edges", done, len(guides))
         guide = read_guide(path, labels_hw=labels_hw, kind=kind)
         if guide.pixels.any() or kind != "auto":
             kinds.setdefault(guide.kind, path)
@@ -285,7 +290,7 @@ def _kind_of_all(guides: Sequence[Path], labels_hw: tuple[int, int], kind: Guide
 
 
 def _choose_encoding(
-    files: Sequence[Path], encoding: str
+    files: Sequence[Path], encoding: str, progress: Progress
 ) -> tuple[tuple[str, bool], tuple[int, int]]:
     """The encoding of all maps and whether it is uncertain, and their size.
 
@@ -296,7 +301,8 @@ def _choose_encoding(
     found: Counter[str] = Counter()
     sure: dict[str, bool] = {}
     size_hw: tuple[int, int] | None = None
-    for file in files:
+    for done, file in enumerate(files, 1):
+        progress("check labels", done, len(files))
         labels = read_labels(file, encoding=encoding)
         size_hw = size_hw or labels.size_hw
         if labels.size_hw != size_hw:

@@ -649,7 +649,15 @@ def test_names_of_any_kind_are_read_and_shown(guided, stem):
 def test_progress_is_told_frame_by_frame(pipeline):
     a_sequence()
     told = []
-    translate(plan(), pipeline, progress=lambda *what: told.append(what))
+    checked = plan(edges=Path("cg"), progress=lambda *what: told.append(what))
+    assert told == [
+        (stage, i, FRAMES)
+        for stage in ("check labels", "check edges")
+        for i in range(1, FRAMES + 1)
+    ]
+    told.clear()
+    checked = replace(checked, guides=())
+    translate(checked, pipeline, progress=lambda *what: told.append(what))
     assert told == [("frames", i, FRAMES) for i in range(1, FRAMES + 1)]
 
 

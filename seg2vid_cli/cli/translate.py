@@ -166,18 +166,20 @@ def translate(
             check_fps(path, fps)
     resolve_compute(device, precision)  # type: ignore[arg-type]
     sample = Sample(seed=seed, variant=variant)
-    plan = plan_translation(
-        labels,
-        output,
-        edges=edges,
-        guide_kind=edges_are,  # type: ignore[arg-type]
-        encoding=encoding,
-        globs=tuple(glob or ()),
-        allow_gaps=allow_gaps,
-        frames=save_frames,
-        panel=panel,
-        preview=preview,
-    )
+    with console.progress_bars(quiet=quiet or as_json) as progress:
+        plan = plan_translation(
+            labels,
+            output,
+            edges=edges,
+            guide_kind=edges_are,  # type: ignore[arg-type]
+            encoding=encoding,
+            globs=tuple(glob or ()),
+            allow_gaps=allow_gaps,
+            frames=save_frames,
+            panel=panel,
+            preview=preview,
+            progress=progress,
+        )
     usual = DEFAULT_WEIGHTS if edges is None else GUIDED_WEIGHTS
     pipeline = Pipeline.open(
         weights or usual,
