@@ -318,7 +318,10 @@ def paper_bundle(base: Bundle) -> PaperBundle:
         labels="cityscapes-20",
         size_hw=PAPER_FLOW.size_hw,
         fps=PAPER_FPS,
-        stages={"first_frame": base.stages["first_frame"], **stages},
+        stages={
+            **{n: base.stages[n] for n in ("edges", "first_frame") if n in base.stages},
+            **stages,
+        },
         descriptions=base.descriptions,
         hashes={**base.hashes, **{Path(name): "random" for name in stages}},
     )
@@ -472,11 +475,6 @@ def _bundle(weights: str, paper: bool, before_pull: Callable[[WeightSpec], None]
     if missing := [name.replace("_", " ") for name in needed if name not in bundle.stages]:
         raise InputError(
             f"weights '{bundle.name}' have no stage {' and '.join(missing)}",
-            hint="give weights that make clips on their own, such as street",
-        )
-    if "edges" in bundle.stages:
-        raise InputError(
-            f"weights '{bundle.name}' paint from labels and edges, and a benchmark has none",
             hint="give weights that make clips on their own, such as street",
         )
     return paper_bundle(bundle) if paper else bundle

@@ -43,6 +43,7 @@ from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
 from seg2vid_cli.sample import Sample
+from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.load import Bundle, open_mixed
@@ -275,14 +276,14 @@ class Pipeline:
             picture: uint8 `(H, W, 3)` at the clip's size, to start from instead of painting.
             picture_sha256: Hash of the picture's file, for the recipe; else of its pixels.
             edges: bool `(H, W)` at the clip's size, from `Guide.edges`, for weights that are
-                guided by them.
+                guided by them. Without any, such weights follow a sketch of the label map.
             edge_variety: How far the mix of detected edges is from the learnt one, 0 to 2; drawn
                 from the sample's appearance.
             progress: Called with stage, steps done and steps in all.
 
         Raises:
-            InputError: A number out of range, the weights lack a stage that is needed, or need
-                edges, or take none.
+            InputError: A number out of range, or the weights lack a stage that is needed, or take
+                no edges.
             ShapeError: The picture is not uint8 of the clip's size, or the edges are not bool.
         """
         sample = sample or Sample(seed=seed, variant=variant)
@@ -349,7 +350,7 @@ class Pipeline:
         starts_from_picture: bool = False,
         option: str = "--first-frame-weights",
     ) -> None:
-        """Make sure that edges are given where, and only where, the first frame needs them.
+        """Make sure that edges are given only where the first frame can follow them.
 
         Args:
             given: Whether they are.
@@ -357,7 +358,7 @@ class Pipeline:
             option: That names other weights for the first frame, for messages.
 
         Raises:
-            InputError: They are missing, or of no use.
+            InputError: They are of no use.
         """
         name = self.first_frame_weights or self.bundle.name
         if given and starts_from_picture:
@@ -369,11 +370,6 @@ class Pipeline:
             raise InputError(
                 f"weights '{name}' paint from labels alone and take no edges",
                 hint=f"add {option} {GUIDED_WEIGHTS}",
-            )
-        if self.guided and not given and not starts_from_picture:
-            raise InputError(
-                f"weights '{name}' paint from labels and edges",
-                hint="give the rendered picture, or an edge map, with --edges",
             )
 
     def _scene(self, labels: LabelMap) -> LabelMap | None:
@@ -447,7 +443,7 @@ class Pipeline:
         picture = clip.picture
         if picture is None and clip.scene is None:
             assert isinstance(self.generator, LabelUNet)
-            edges = None if clip.edges is None else self._detect(clip, clip.edges, planes, corner)
+            edges = self._detect(clip, planes, corner) if self.guided else None
             return paint_first_frame(
                 self.generator,
                 planes,
@@ -465,10 +461,12 @@ class Pipeline:
         padded = _pad_picture(picture, (planes.shape[-2], planes.shape[-1]), corner)
         return picture_to_tensor(padded).to(self.compute.device)
 
-    def _detect(
-        self, clip: Clip, edges: NDArray[np.bool_], planes: Tensor, corner: tuple[int, int]
-    ) -> Tensor:
+    def _detect(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
         """Edges as the generator wants them, `(1, 1, H, W)` of the padded size."""
+        edges = clip.edges
+        if edges is None:
+            rng = clip.recipe.sample.generator(part="appearance", purpose="sketch")
+            edges = sketch_edges(clip.labels.train_ids, rng)
         borders = _borders(clip.size_hw, (planes.shape[-2], planes.shape[-1]), corner)
         padded = torch.from_numpy(np.pad(edges, borders))[None, None]
         return detect_edges(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from seg2vid_cli.errors import InputError
 
@@ -105,6 +108,15 @@ class Sample:
             return end
         angle = share * math.pi / 2
         return math.cos(angle) * start + math.sin(angle) * end
+
+    def generator(self, *, part: Part, purpose: str) -> np.random.Generator:
+        """Source of numbers for a part that cannot lie between two seeds: the nearer one's."""
+        seed = self.seed
+        if self.share_of(part) >= 0.5:
+            assert self.to_seed is not None
+            seed = self.to_seed
+        text = f"{seed}/{self.variant_of(part)}/{purpose}"
+        return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
 
     def describe(self) -> str:
         """Short, for captions: `seed 3`, `seed 3, variant 2`, `seed 3 to 9: 50 %`."""

@@ -34,6 +34,7 @@ from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.pipeline import Pipeline, to_uint8
 from seg2vid_cli.recipe import encode_edges, read_recipe
 from seg2vid_cli.sample import Sample
+from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.video import open_video
 from seg2vid_cli.weights.load import mix_bundles, read_bundle
 
@@ -618,10 +619,16 @@ def test_edges_lie_on_their_labels_at_any_size(guided, labels, size):
     assert np.abs(shown - expected).max() <= 1
 
 
-def test_edges_are_asked_for(guided, labels):
-    with pytest.raises(InputError, match="'guided' paint from labels and edges") as caught:
-        guided.generate(labels, frames=1)
-    assert "--edges" in caught.value.hint
+def test_without_edges_a_sketch_of_the_labels_guides(guided, labels):
+    clip = guided.generate(labels, frames=1, seed=5)
+    assert clip.recipe.edges_png is None
+    rng = Sample(seed=5).generator(part="appearance", purpose="sketch")
+    drawn = sketch_edges(clip.labels.train_ids, rng)
+    assert 0 < drawn.mean() < 1
+    frame = next(iter(clip)).frame
+    np.testing.assert_array_equal(frame, first_of(guided, labels, edges=drawn, seed=5))
+    np.testing.assert_array_equal(frame, first_of(guided, labels, seed=5))
+    assert (frame != first_of(guided, labels, seed=6)).any()
 
 
 def test_edges_that_are_of_no_use_are_refused(pipeline, guided, labels):
@@ -797,5 +804,4 @@ def test_edges_come_and_go_with_the_generator_they_belong_to(guided_bundle, tiny
     alone = Pipeline.open(str(guided_bundle), device="cpu", precision="fp32")
     np.testing.assert_array_equal(frames[0].frame, first_of(alone, labels, edges=lines()))
     assert frames[2].flow_px is not None
-    with pytest.raises(InputError, match="'guided' paint from labels and edges"):
-        pipeline.generate(labels, frames=3)
+    assert len(list(pipeline.generate(labels, frames=3))) == 3

@@ -23,6 +23,7 @@ ORDER = (
     "label_view",
     "device",
     "sample",
+    "sketch",
     "networks",
     "first_frame",
     "edges",

@@ -201,19 +201,13 @@ def _check_places(options: BatchOptions) -> None:
 
 
 def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> Bundle:
-    bundle, first_frame, _ = open_mixed(
+    bundle, _, _ = open_mixed(
         spec.weights,
         first_frame_weights=spec.first_frame_weights,
         motion_weights=spec.motion_weights,
         before_pull=before_pull,
     )
     bundle.require("first_frame")
-    if "edges" in bundle.stages:
-        raise InputError(
-            f"weights '{first_frame or bundle.name}' paint from labels and edges, and a batch has "
-            "none",
-            hint="use other weights, or seg2vid translate for a sequence with edges",
-        )
     if spec.settings.get("frames", DEFAULT_FRAMES) != 1:
         bundle.require("motion", "refine")
     return bundle

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +15,7 @@ from seg2vid_cli.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from seg2vid_cli.networks.edge_detector import EdgeDetector
     from seg2vid_cli.training.clips import DriveClip, MotionClips
     from seg2vid_cli.training.data import Pair
 
@@ -155,6 +157,14 @@ def first_frame(
             help="Let a frozen network, from `train segmenter --perceptual`, teach as well.",
         ),
     ] = False,
+    guided: Annotated[
+        str | None,
+        typer.Option(
+            "--edges-by",
+            metavar="NAME|DIR",
+            help="Paint from labels and edges, found by the edge detector of these weights.",
+        ),
+    ] = None,
     networks: NetworksOption = None,
 ) -> None:
     """Label map to picture."""
@@ -178,8 +188,10 @@ def first_frame(
     size_hw = options.parse_size(size)
     check_size(size_hw)
     begin = _start(start, "first_frame")
+    detector = _start(guided, "edges")
     if begin is not None:
-        take_over(LabelUNet(generator_config(size_hw)), begin)
+        config = replace(generator_config(size_hw), edge_planes=0 if detector is None else 1)
+        take_over(LabelUNet(config), begin)
     teacher = load_perceptual(networks or out) if perceptual else None
     pairs = _pairs(pictures, labels, encoding, names)
     task = FirstFrameTask(
@@ -192,6 +204,7 @@ def first_frame(
         keep=keep,
         judge=judge,
         teacher=teacher,
+        detector=cast("EdgeDetector | None", detector),
     )
     train(task, out=out, minutes=minutes)
 

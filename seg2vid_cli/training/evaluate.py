@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ from seg2vid_cli.training.sflow import as_rendered
 READ_WIDTH_PX = 512  # the reader sees real and painted pictures enlarged to this
 FRECHET_SPLITS = 6
 LATENT_PICTURES = 24
+# What the pictures are whose edges are given to weights that take some.
+GUIDES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "photographs": lambda picture: picture,
+    "renderings": as_rendered,
+}
 
 
 def evaluate_bundle(
@@ -45,9 +50,9 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """All figures of the model card.
 
-    Weights without motion, or guided by edges, are judged by their first frames and by what they
-    make of a sequence of label maps. Weights that are guided by edges are given those of the real
-    pictures, and once more those of pictures without fine detail, as renderings are.
+    Weights without motion are judged by their first frames and by what they make of a sequence of
+    label maps. Weights that are guided by edges are judged without any, then with those of the real
+    pictures, and once more with those of pictures without fine detail, as renderings are.
 
     Args:
         weights: Name or folder of a bundle.
@@ -66,18 +71,20 @@ def evaluate_bundle(
     figures: dict[str, Any] = {"first_frame": first_frame_scores(pipeline, pairs, runs)}
     size = pipeline.bundle.size_hw
     if pipeline.guided:
-        figures["first_frame_of_renderings"] = first_frame_scores(
-            pipeline, pairs, runs, guide_by=as_rendered
-        )
+        for kind, guide_by in GUIDES.items():
+            figures[f"first_frame_of_{kind}"] = first_frame_scores(
+                pipeline, pairs, runs, guide_by=guide_by
+            )
     drive = _sequence_clip(sequence, size) if sequence else None
     if drive is not None:
         figures["translation"] = translation_scores(pipeline, drive)
         if pipeline.guided:
-            rendered = np.stack([as_rendered(frame) for frame in drive.frames])
-            figures["translation_of_renderings"] = translation_scores(
-                pipeline, drive, guides=rendered
-            )
-    if pipeline.guided or "motion" not in pipeline.bundle.stages:
+            for kind, guide_by in GUIDES.items():
+                guides = np.stack([guide_by(frame) for frame in drive.frames])
+                figures[f"translation_of_{kind}"] = translation_scores(
+                    pipeline, drive, guides=guides
+                )
+    if "motion" not in pipeline.bundle.stages:
         return figures
     some = [wide_window(pairs[i], size) for i in _spread(len(pairs), LATENT_PICTURES)]
     figures["latents"] = latent_scores(pipeline, some)
@@ -122,13 +129,13 @@ def first_frame_scores(
     pairs: Sequence[Pair],
     runs: Path,
     *,
-    guide_by: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda picture: picture,
+    guide_by: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> dict[str, Any]:
     """How well a segmentation network reads painted pictures, and how far they are from real ones.
 
     The reader was trained on real pictures only and takes no part in any loss of the generator.
     Real and painted pictures are shown to it at the same size. Figures are given for all pictures
-    and for each drive, which is the part of a name before its first underscore. Where the weights
+    and for each drive, which is the part of a name before its first underscore. For weights that
     take edges, `guide_by` makes of a real picture the one whose edges are taken.
     """
     reader = load_segmenter(runs)
@@ -139,7 +146,8 @@ def first_frame_scores(
             pair.name.split("_")[0],
             {kind: np.zeros((19, 19), np.int64) for kind in ("real", "painted")},
         )
-        painted = paint_labels(pipeline, pair.train_ids, guide=guide_by(pair.picture), seed=index)
+        guide = None if guide_by is None else guide_by(pair.picture)
+        painted = paint_labels(pipeline, pair.train_ids, guide=guide, seed=index)
         for kind, picture in (("real", pair.picture), ("painted", painted)):
             guess, seen = _read(reader, picture)
             drive[kind] += count_confusion(pair.train_ids, guess)

@@ -38,16 +38,13 @@ def translation_scores(
     Args:
         pipeline: Opened weights.
         clip: Labelled frames one step apart, at the working size.
-        guides: uint8 `(N, H, W, 3)` whose edges guide the painting where the weights take edges;
-            the real frames if not given.
+        guides: uint8 `(N, H, W, 3)` whose edges guide the painting, for weights that take edges.
         seed: Decides the look of all frames.
     """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     painted = [
-        paint_labels(pipeline, ids, guide=guide, seed=seed)
-        for ids, guide in zip(
-            clip.train_ids, clip.frames if guides is None else guides, strict=True
-        )
+        paint_labels(pipeline, ids, guide=None if guides is None else guides[t], seed=seed)
+        for t, ids in enumerate(clip.train_ids)
     ]
     warping: list[float] = []
     warping_real: list[float] = []
@@ -75,20 +72,20 @@ def translation_scores(
 
 
 def paint_labels(
-    pipeline: Pipeline, train_ids: NDArray[np.uint8], *, guide: NDArray[np.uint8], seed: int
+    pipeline: Pipeline, train_ids: NDArray[np.uint8], *, guide: NDArray[np.uint8] | None, seed: int
 ) -> NDArray[np.uint8]:
     """Paint a label map at its own size: uint8 `(H, W, 3)`.
 
     Args:
         pipeline: Opened weights.
         train_ids: uint8 `(H, W)`.
-        guide: uint8 `(H, W, 3)` whose edges guide the painting, where the weights take edges.
+        guide: uint8 `(H, W, 3)` whose edges guide the painting, for weights that take edges.
         seed: Decides the look.
     """
     labels = labels_from_array(train_ids, encoding="train-ids")
     size = labels.size_hw
     edges = None
-    if pipeline.guided:
+    if guide is not None:
         source = Guide(path=Path(), kind="picture", reason="", pixels=guide)
         edges = source.edges(size, pipeline.edge_threshold)
     clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=size, fit="stretch", edges=edges)

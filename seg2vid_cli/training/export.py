@@ -55,14 +55,16 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             networks[stage] = network(config_from_dict(config, state["config"]))
             networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
-            if stage == "first_frame" and "edges" in base.stages:
-                raise InputError(
-                    f"weights '{base.name}' paint from labels and edges, which --base cannot give",
-                    hint="give weights that paint from labels alone",
-                )
             networks[stage] = base.network(stage)
         elif stage != "segmenter":  # a clip needs none
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
+    if networks["first_frame"].config.edge_planes:  # type: ignore[union-attr]
+        if base is None or "edges" not in base.stages:
+            raise InputError(
+                f"{runs}: the first frame is guided by edges",
+                hint="give the weights with their edge detector with --base",
+            )
+        networks["edges"] = base.network("edges")
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
     options: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ losses and the mixed pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
@@ -35,8 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
+from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
 from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import grid_picture
@@ -339,6 +341,8 @@ class FirstFrameTask:
             one generator is often better than either.
         judge: `patches` or `classes`.
         teacher: Perceptual network, trained and frozen, or None to do without.
+        detector: Edge detector, trained and frozen: the generator is guided by the edges of the
+            real pictures. None for one that paints from labels alone.
     """
 
     name = "first-frame"
@@ -357,11 +361,17 @@ class FirstFrameTask:
         keep: float = 0.0,
         judge: JudgeKind = "patches",
         teacher: PerceptualNetwork | None = None,
+        detector: EdgeDetector | None = None,
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
         self.device = torch.device(device)
-        self.network: nn.Module = LabelUNet(generator_config(size_hw))
+        config = generator_config(size_hw)
+        if detector is not None:
+            config = replace(config, edge_planes=1)
+            detector.to(self.device)
+        self._detector = detector
+        self.network: nn.Module = LabelUNet(config)
         if start is not None:
             take_over(self.network, start)
         self.helpers = nn.ModuleDict(
@@ -424,7 +434,7 @@ class FirstFrameTask:
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["style"](real)
             style = draw_style(mean, log_variance)
-            fake = self.network(planes, style, torch.randn_like(planes[:, :1]))
+            fake = self._paint(self.network, planes, self._edges(real), style)
             judged = fake.detach().requires_grad_()
             if warming:
                 asked = judged.sum() * 0
@@ -473,10 +483,28 @@ class FirstFrameTask:
         forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
-            planes = next(self.batches)[1].to(self.device)
+            real, planes = (x.to(self.device) for x in next(self.batches)[:2])
             style = torch.randn(len(planes), STYLE_SIZE, device=self.device)
-            network(planes, style, torch.randn_like(planes[:, :1]))
+            self._paint(network, planes, self._edges(real), style)
         network.eval()
+
+    @torch.no_grad()
+    def _edges(self, real: Tensor) -> Tensor | None:
+        """What the detector finds in real pictures, `(B, 1, H, W)`."""
+        if self._detector is None:
+            return None
+        found: Tensor = self._detector(laplacian_edges(real, self._detector.config.threshold))
+        return found
+
+    def _paint(
+        self, network: nn.Module, planes: Tensor, edges: Tensor | None, style: Tensor
+    ) -> Tensor:
+        """Paint with noise, or with edges instead of it."""
+        if edges is None:
+            painted: Tensor = network(planes, style, torch.randn_like(planes[:, :1]))
+        else:
+            painted = network(torch.cat([planes, edges.to(planes.dtype)], dim=1), style)
+        return painted
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
@@ -487,8 +515,10 @@ class FirstFrameTask:
         generator = torch.Generator().manual_seed(1)
         shape = (2, 1, STYLE_SIZE)
         styles = torch.randn(shape, generator=generator).to(self.device)
-        noise = torch.randn(planes[:, :1].shape, generator=generator).to(self.device)
-        samples = [list(network(planes, style.expand(len(planes), -1), noise)) for style in styles]
+        samples = [
+            list(self._paint(network, planes, self._edges(real), style.expand(len(planes), -1)))
+            for style in styles
+        ]
         return grid_picture([list(maps), list(real), *samples])
 
 

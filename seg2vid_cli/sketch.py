@@ -1,0 +1,225 @@
+"""Edges that a scene might have, drawn from its label map alone.
+
+A generator that is guided by edges paints what a label map does not say, such as windows, leaves
+and lane marks, where edges ask for it. Where nobody gives it any, these do: houses with windows
+along both sides of the street, in perspective; leaves; lane marks; panes, lights and wheels of
+vehicles; the outlines of things. They are a drawing by rules, with nothing learnt in it.
+
+All lengths are in shares of the frame, so that a sketch is the same at any size, its grain apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+ROAD, SIDEWALK, BUILDING, WALL, FENCE = 0, 1, 2, 3, 4
+PLANTS = (8, 9)
+VEHICLES = (13, 14, 15, 16)
+# Poles, traffic lights and signs, people and two-wheelers: the share of their pixels on an edge.
+GRAIN: Mapping[int, float] = {5: 0.1, 6: 0.15, 7: 0.12, 11: 0.05, 12: 0.08, 17: 0.25, 18: 0.3}
+OUTLINES = 0.75  # of the border between two classes
+HORIZON, CENTRE = 0.45, 0.5  # of height and width, where there is no road to tell
+LOWEST_HORIZON = 0.62
+MOST_HOUSES = 60  # on either side
+FINEST_BAY = 9 / 256  # of the height; windows closer together are drawn as grain
+REFERENCE_HEIGHT = 256
+
+
+def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bools:
+    """Draw edges into a label map.
+
+    Args:
+        train_ids: uint8 `(H, W)`, 0-18 and 19 = unlabelled.
+        rng: Decides the sizes of houses and windows, and all grain.
+
+    Returns:
+        bool `(H, W)`, as from `seg2vid_cli.edges.Guide.edges`.
+    """
+    shape = train_ids.shape
+    # Of their own each, since only the last one is asked for more numbers by larger maps.
+    of_houses, of_lane, of_leaves, of_grain = (
+        np.random.default_rng(int(seed)) for seed in rng.integers(2**63, size=4)
+    )
+    grain = of_grain.random(shape)
+    centre = find_vanishing_point(train_ids)
+    edges = np.zeros(shape, np.bool_)
+    houses = np.isin(train_ids, (BUILDING, WALL))
+    edges |= houses & (draw_houses(shape, centre, of_houses, grain) | (grain < 0.015))
+    unit = shape[0] / REFERENCE_HEIGHT
+    leaves = 0.6 * smooth_noise(shape, 18 * unit, of_leaves)
+    leaves += 0.4 * smooth_noise(shape, 7 * unit, of_leaves)
+    edges |= np.isin(train_ids, PLANTS) & (grain < np.clip(1.9 * (leaves - 0.28), 0.05, 0.8))
+    bars = np.arange(shape[1]) // max(2, round(3 * unit)) % 2 == 0
+    bars = outline(np.broadcast_to(bars, shape))
+    edges |= (train_ids == FENCE) & ((bars & (grain < 0.8)) | (grain < 0.1))
+    edges |= (train_ids == ROAD) & (draw_lane(shape, centre, of_lane) | (grain < 0.004))
+    edges |= (train_ids == SIDEWALK) & (grain < 0.01)
+    for train_id, share in GRAIN.items():
+        edges |= (train_ids == train_id) & (grain < share)
+    for train_id in VEHICLES:
+        vehicles = train_ids == train_id
+        if vehicles.any():
+            edges |= vehicles & (draw_vehicles(vehicles) | (grain < 0.03))
+    borders = np.zeros(shape, np.bool_)
+    borders[:, 1:] |= train_ids[:, 1:] != train_ids[:, :-1]
+    borders[1:] |= train_ids[1:] != train_ids[:-1]
+    return edges | (borders & (of_grain.random(shape) < OUTLINES))
+
+
+def find_vanishing_point(train_ids: NDArray[np.uint8]) -> tuple[float, float]:
+    """Where the street goes to: the far end of the road, `(y, x)` in pixels."""
+    height, width = train_ids.shape
+    road = train_ids == ROAD
+    rows = np.flatnonzero(road.sum(1) > 0.01 * width)
+    if road.mean() < 0.01 or not len(rows):
+        return HORIZON * height, CENTRE * width
+    top = int(rows[0])
+    columns = np.nonzero(road[top : top + max(2, height // 24)])[1]
+    return min(top, LOWEST_HORIZON * height) - 0.01 * height, float(np.median(columns))
+
+
+def draw_houses(
+    shape: tuple[int, ...],
+    centre: tuple[float, float],
+    rng: np.random.Generator,
+    grain: Floats,
+) -> Bools:
+    """Two rows of houses along the street, seen in perspective from its middle.
+
+    Of a wall beside the camera, a pixel r from the vanishing point is at a depth of 1 / r, and the
+    height above the eye is the offset upwards times that depth.
+
+    Args:
+        shape: Height and width.
+        centre: Vanishing point.
+        rng: Decides lengths, storeys and windows.
+        grain: `(H, W)` in [0, 1], for what is too far away to be drawn.
+    """
+    height, width = shape
+    y, x = (axis.astype(np.float64) for axis in np.mgrid[:height, :width])
+    edges = np.zeros((height, width), np.bool_)
+    for side in (-1, 1):
+        from_centre = np.maximum(np.abs(x - centre[1]), 1.0)
+        depth, above = width / 2 / from_centre, -(y - centre[0]) / from_centre
+        starts = np.concatenate([[0.0], np.cumsum(rng.uniform(0.25, 0.7, MOST_HOUSES))])
+        starts += rng.uniform(0, 0.2)
+        house = np.clip(np.searchsorted(starts, depth), 0, MOST_HOUSES)
+        front = np.concatenate([[0.0], starts])[house]
+        length = np.concatenate([[1.0], np.diff(starts), [0.5]])[house]
+
+        def each(low: float, high: float, house: NDArray[np.intp] = house) -> Floats:
+            drawn: Floats = rng.uniform(low, high, MOST_HOUSES + 1)[house]
+            return drawn
+
+        bays, storey = rng.integers(2, 4, MOST_HOUSES + 1)[house], each(0.22, 0.36)
+        across = np.mod((depth - front) / np.maximum(length, 0.05) * bays, 1)
+        up = np.mod(above / storey + each(0, 1), 1)
+        left, right, bottom, top = (
+            each(0.22, 0.34),
+            each(0.62, 0.78),
+            each(0.15, 0.28),
+            each(0.66, 0.82),
+        )
+        window = (across > left) & (across < right) & (up > bottom) & (up < top)
+        bars = window & (
+            (np.abs(across - (left + right) / 2) < 0.03) | (np.abs(up - (bottom + top) / 2) < 0.03)
+        )
+        shop = (across > 0.12) & (across < 0.88) & (above > -0.33) & (above < -0.02)
+        bare = each(0, 1) < 0.15
+        bay_px = length / bays * from_centre**2 / (width / 2)
+        near = bay_px > FINEST_BAY * height
+        drawn = outline(np.where(above < 0.02, shop, window) & ~bare)
+        drawn |= outline(bars) & (bay_px > 2.5 * FINEST_BAY * height) & (above > 0.02)
+        drawn |= outline(np.mod(above / storey, 1) < 0.5) & (each(0, 1) < 0.25)
+        drawn[:, 1:] |= house[:, 1:] != house[:, :-1]
+        edges |= ((x - centre[1]) * side > 0) & np.where(near, drawn, grain < 0.35)
+    return edges
+
+
+def draw_lane(
+    shape: tuple[int, ...], centre: tuple[float, float], rng: np.random.Generator
+) -> Bools:
+    """A dashed line on the ground, along the street.
+
+    Args:
+        shape: Height and width.
+        centre: Vanishing point.
+        rng: Decides where it runs and how long the dashes are.
+    """
+    y, x = (axis.astype(np.float64) for axis in np.mgrid[: shape[0], : shape[1]])
+    below = np.maximum(y - centre[0], 1.0)
+    aside, depth = (x - centre[1]) / below, shape[0] / below
+    place, period = rng.uniform(-0.4, 0.4), rng.uniform(0.5, 1.0)
+    dashes = (np.abs(aside - place) < 0.035) & (np.mod(depth, period) < period / 2)
+    edges: Bools = outline(dashes) & (below > 6 / REFERENCE_HEIGHT * shape[0])
+    return edges
+
+
+def draw_vehicles(mask: Bools) -> Bools:
+    """A rear view into the box around every connected part of a mask."""
+    edges = np.zeros(mask.shape, np.bool_)
+    step = max(1, round(4 * mask.shape[0] / REFERENCE_HEIGHT))
+    parts = connected_parts(mask[step // 2 :: step, step // 2 :: step])
+    for number in np.unique(parts[parts > 0]):
+        rows, columns = np.nonzero(parts == number)
+        top, left = rows.min() * step, columns.min() * step
+        bottom, right = (int(n.max() + 1) * step for n in (rows, columns))
+        place = np.s_[top : min(bottom, mask.shape[0]), left : min(right, mask.shape[1])]
+        edges[place] |= _rear_view(edges[place].shape)
+    return edges
+
+
+def _rear_view(shape: tuple[int, ...]) -> Bools:
+    y, x = (axis.astype(np.float64) for axis in np.mgrid[: shape[0], : shape[1]])
+    y, x = (y + 0.5) / shape[0], (x + 0.5) / shape[1]
+    pane = (y > 0.12) & (y < 0.42)
+    pane &= (x > 0.16 + 0.25 * (0.42 - y)) & (x < 0.84 - 0.25 * (0.42 - y))
+    edges = outline(pane)
+    for middle in (0.2, 0.8):
+        edges |= outline(((x - middle) / 0.1) ** 2 + ((y - 0.88) / 0.16) ** 2 < 1)  # wheel
+        edges |= outline(((x - middle) / 0.09) ** 2 + ((y - 0.58) / 0.06) ** 2 < 1)  # light
+    edges |= outline((x > 0.38) & (x < 0.62) & (y > 0.66) & (y < 0.76))  # number plate
+    edges |= outline(y < 0.5) & (x > 0.05) & (x < 0.95)
+    edges |= outline(y < 0.82) & (x > 0.1) & (x < 0.9)
+    return edges
+
+
+def outline(inside: Bools) -> Bools:
+    """Pixels that differ from the one to the left or above: bool `(H, W)` to the same."""
+    edges = np.zeros(inside.shape, np.bool_)
+    edges[:, 1:] |= inside[:, 1:] != inside[:, :-1]
+    edges[1:] |= inside[1:] != inside[:-1]
+    return edges
+
+
+def smooth_noise(shape: tuple[int, ...], cell_px: float, rng: np.random.Generator) -> Floats:
+    """Noise in [0, 1], bilinear between the corners of square cells, `(H, W)`."""
+    y, x = (np.arange(side) / cell_px for side in shape)
+    top, left = y.astype(int), x.astype(int)
+    corners = rng.random((top[-1] + 2, left[-1] + 2))
+    down, right = (y - top)[:, None], (x - left)[None]
+    upper, lower = (
+        corners[row][:, left] * (1 - right) + corners[row][:, left + 1] * right
+        for row in (top, top + 1)
+    )
+    noise: Floats = upper * (1 - down) + lower * down
+    return noise
+
+
+def connected_parts(mask: Bools) -> NDArray[np.intp]:
+    """Number every part of a mask that hangs together by its sides; 0 outside, `(H, W)`."""
+    parts = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        padded = np.pad(parts, 1)
+        upright = np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1])
+        level = np.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
+        grown = np.where(mask, np.maximum(parts, np.maximum(upright, level)), 0)
+        if (grown == parts).all():
+            return parts
+        parts = grown
