@@ -141,7 +141,7 @@ def test_the_list_as_json(toy):
     assert needs["seg2vid-kth"] == "a first frame"
     assert needs["pix2pixhd-cityscapes"] == "a label map, motion weights"
     assert needs["salema-dhf1k"] == "a video or pictures"
-    assert needs["street-edges"].startswith("a label map, a rendered picture or an edge map")
+    assert needs["street-edges"] == "a label map, motion weights"
     assert [name for name, row in rows.items() if row["installed"]] == ["street", "street-edges"]
 
 

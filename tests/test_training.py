@@ -17,13 +17,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import lively
 from PIL import Image
+from test_edges import write_guided_bundle
 from torch import nn
 from torch.nn import functional as F
 
 pytest.importorskip("cv2")
 
+from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
@@ -55,7 +59,7 @@ from seg2vid_cli.training.motion import (
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
 from seg2vid_cli.video import open_video, read_frames
-from seg2vid_cli.weights.load import read_bundle
+from seg2vid_cli.weights.load import mix_bundles, read_bundle
 
 TINY = SegmenterConfig(classes=19, channels=(4, 6), blocks=(0, 1))
 
@@ -911,6 +915,60 @@ class TestTasks:
         assert made.stages["motion"].options == {"downscale": 1, "objects_apart": True}
         old, new = (bundle.network("refine").state_dict() for bundle in (base, made))
         assert all(torch.equal(old[name], new[name]) for name in old)
+
+    @pytest.fixture
+    def detector(self):
+        config = EdgeDetectorConfig(
+            channels=(3, 4, 4, 4, 4), convolutions=(1, 1, 1, 1, 1), threshold=0.08
+        )
+        return lively(EdgeDetector(config), 5)
+
+    def test_a_generator_may_follow_the_edges_of_real_pictures(
+        self, tiny_first_frame, pairs, detector
+    ):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, detector=detector)
+        before = deepcopy(detector.state_dict())
+        seen = []
+        task.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+        task.progress = 0.5
+        assert all(math.isfinite(value) for value in task.step().values())
+        [(planes, style)] = seen  # and no noise
+        real, labels = task.last
+        with torch.no_grad():
+            found = detector(laplacian_edges(real, 0.08))
+        assert planes.shape == (2, 21, 64, 64)
+        assert torch.equal(planes[:, :20], labels)
+        torch.testing.assert_close(planes[:, 20:], found.to(planes.dtype), rtol=0, atol=0.05)  # bf16
+        assert style.shape == (2, first_frame.STYLE_SIZE)
+        assert task.network.config.edge_planes == 1
+        task.finish(task.network)
+        assert task.sample_sheet(task.network).size[0] > 0
+        task.batches.close()
+        assert all(
+            torch.equal(value, before[name]) for name, value in detector.state_dict().items()
+        )
+
+    def test_a_guided_generator_is_exported_with_the_detector_of_its_base(
+        self, tiny_first_frame, pairs, detector, tmp_path, tiny_bundle
+    ):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, detector=detector)
+        task.batches.close()
+        (tmp_path / task.name).mkdir()
+        loop.save_checkpoint(tmp_path / task.name, loop._state(task, task.network, 1, 1.0))
+        tiny = read_bundle(tiny_bundle)
+        with pytest.raises(InputError, match="guided by edges") as caught:
+            export_runs(tmp_path, tmp_path / "bundle", name="more", base=tiny)
+        assert "--base" in caught.value.hint
+        (tmp_path / "guided").mkdir()
+        guided = write_guided_bundle(tmp_path / "guided")
+        base = mix_bundles(tiny, first_frame=read_bundle(guided))
+        export_runs(tmp_path, tmp_path / "bundle", name="more", base=base)
+        made = read_bundle(tmp_path / "bundle")
+        assert [*made.stages] == ["edges", "first_frame", "motion", "refine"]
+        assert made.stages["first_frame"].config == task.network.config
+        old, new = (bundle.network("edges").state_dict() for bundle in (base, made))
+        for name, value in old.items():
+            torch.testing.assert_close(new[name], value, rtol=2e-3, atol=1e-4)
 
     def test_a_small_segmenter_learns_from_a_large_one(self, pairs):
         teacher = SegmenterTask(pairs, build=tiny_segmenter, size_hw=(32, 64)).network

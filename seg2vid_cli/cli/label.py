@@ -36,7 +36,7 @@ def label(
         typer.Option(
             metavar="NAME|DIR", help="Weights with a segmenter.", rich_help_panel=options.RUN
         ),
-    ] = "street",
+    ] = "street-labels",
     device: Annotated[
         str,
         typer.Option(

@@ -323,8 +323,6 @@ def _needs(spec: WeightSpec) -> str:
     if tuple(spec.stages) in alone:
         return alone[tuple(spec.stages)]
     needs = ["a label map"] if spec.labels != "none" else []
-    if "edges" in spec.stages:
-        needs.append("a rendered picture or an edge map")
     if "first_frame" not in spec.stages:
         needs.append("a first frame")
     if "motion" not in spec.stages:

@@ -85,7 +85,7 @@ def paint_labels(
     labels = labels_from_array(train_ids, encoding="train-ids")
     size = labels.size_hw
     edges = None
-    if guide is not None:
+    if guide is not None and pipeline.guided:
         source = Guide(path=Path(), kind="picture", reason="", pixels=guide)
         edges = source.edges(size, pipeline.edge_threshold)
     clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=size, fit="stretch", edges=edges)
