@@ -11,6 +11,7 @@ All lengths are in shares of the frame, so that a sketch is the same at any size
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ Floats = NDArray[np.float64]
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE = 0, 1, 2, 3, 4
 PLANTS = (8, 9)
-VEHICLES = (13, 14, 15, 16)
+VEHICLES = (CAR, TRUCK, BUS, TRAIN) = (13, 14, 15, 16)
+LONGEST_CAR = 3.2  # times its height, from the side
 # Poles, traffic lights and signs, people and two-wheelers: the share of their pixels on an edge.
 GRAIN: Mapping[int, float] = {5: 0.1, 6: 0.15, 7: 0.12, 11: 0.05, 12: 0.08, 17: 0.25, 18: 0.3}
 OUTLINES = 0.75  # of the border between two classes
@@ -50,7 +52,8 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
     centre = find_vanishing_point(train_ids)
     edges = np.zeros(shape, np.bool_)
     houses = np.isin(train_ids, (BUILDING, WALL))
-    edges |= houses & (draw_houses(shape, centre, of_houses, grain) | (grain < 0.015))
+    if houses.any():
+        edges |= houses & (draw_houses(shape, centre, of_houses, grain) | (grain < 0.015))
     unit = shape[0] / REFERENCE_HEIGHT
     leaves = 0.6 * smooth_noise(shape, 18 * unit, of_leaves)
     leaves += 0.4 * smooth_noise(shape, 7 * unit, of_leaves)
@@ -65,7 +68,8 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
     for train_id in VEHICLES:
         vehicles = train_ids == train_id
         if vehicles.any():
-            edges |= vehicles & (draw_vehicles(vehicles) | (grain < 0.03))
+            rows = draw_vehicles(vehicles, longest=LONGEST_CAR if train_id == CAR else np.inf)
+            edges |= vehicles & (rows | (grain < 0.03))
     borders = np.zeros(shape, np.bool_)
     borders[:, 1:] |= train_ids[:, 1:] != train_ids[:, :-1]
     borders[1:] |= train_ids[1:] != train_ids[:-1]
@@ -161,8 +165,13 @@ def draw_lane(
     return edges
 
 
-def draw_vehicles(mask: Bools) -> Bools:
-    """A rear view into the box around every connected part of a mask."""
+def draw_vehicles(mask: Bools, *, longest: float = np.inf) -> Bools:
+    """Draw a rear view into the box around every connected part of a mask.
+
+    Args:
+        mask: bool `(H, W)`.
+        longest: A part that is more times as wide as high is taken for a row of vehicles.
+    """
     edges = np.zeros(mask.shape, np.bool_)
     step = max(1, round(4 * mask.shape[0] / REFERENCE_HEIGHT))
     parts = connected_parts(mask[step // 2 :: step, step // 2 :: step])
@@ -170,8 +179,12 @@ def draw_vehicles(mask: Bools) -> Bools:
         rows, columns = np.nonzero(parts == number)
         top, left = rows.min() * step, columns.min() * step
         bottom, right = (int(n.max() + 1) * step for n in (rows, columns))
-        place = np.s_[top : min(bottom, mask.shape[0]), left : min(right, mask.shape[1])]
-        edges[place] |= _rear_view(edges[place].shape)
+        bottom, right = min(bottom, mask.shape[0]), min(right, mask.shape[1])
+        wide, high = right - left, bottom - top
+        count = 1 if wide <= longest * high else round(1.4 * wide / (longest * high))
+        for start, end in pairwise(np.linspace(left, right, count + 1).astype(int)):
+            place = np.s_[top:bottom, start:end]
+            edges[place] |= _rear_view(edges[place].shape)
     return edges
 
 

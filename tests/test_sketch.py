@@ -160,6 +160,16 @@ def test_every_vehicle_has_a_rear_of_its_own():
         assert lower.any()
 
 
+def test_a_long_part_is_a_row_of_cars():
+    mask = np.zeros((128, 256), bool)
+    mask[64:96, 20:212] = True  # 6 times as wide as high
+    one, row = draw_vehicles(mask), draw_vehicles(mask, longest=3.2)
+    assert row.sum() > one.sum()
+    rears = np.split(row[64:96, 20:212], 3, axis=1)
+    assert np.array_equal(rears[0], rears[1])
+    assert np.array_equal(one, draw_vehicles(mask, longest=6.0))
+
+
 def test_parts_hang_together_by_their_sides():
     mask = np.zeros((7, 9), bool)
     mask[1:3, 1:3] = mask[3:5, 3:5] = True  # touch at a corner

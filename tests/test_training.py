@@ -938,7 +938,9 @@ class TestTasks:
             found = detector(laplacian_edges(real, 0.08))
         assert planes.shape == (2, 21, 64, 64)
         assert torch.equal(planes[:, :20], labels)
-        torch.testing.assert_close(planes[:, 20:], found.to(planes.dtype), rtol=0, atol=0.05)  # bf16
+        torch.testing.assert_close(
+            planes[:, 20:], found.to(planes.dtype), rtol=0, atol=0.05
+        )  # bf16
         assert style.shape == (2, first_frame.STYLE_SIZE)
         assert task.network.config.edge_planes == 1
         task.finish(task.network)
