@@ -37,6 +37,7 @@ from seg2vid_cli.weights.registry import (
 )
 
 torch.set_num_threads(1)
+os.environ["COLUMNS"] = "200"  # or reports are folded to the terminal that tests are started from
 # While tests are collected; each of them gets a folder of its own. Nothing is made here.
 os.environ["SEG2VID_CONFIG_DIR"] = str(Path(tempfile.gettempdir()) / f"seg2vid-none-{os.getpid()}")
 

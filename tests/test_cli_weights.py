@@ -110,7 +110,7 @@ def test_the_list_has_everything_and_says_what_is_here():
     for name, spec in read_registry().items():
         assert f"{name}\n  {spec.title}\n" in done.out
         assert f"licence: {spec.license}\n" in done.out
-    assert "installed, 19.7 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
+    assert "installed, 17.3 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
     assert "seg2vid weights pull seg2vid-kth tells how" in done.out
     assert "weights show NAME" in done.err
 
@@ -142,7 +142,11 @@ def test_the_list_as_json(toy):
     assert needs["pix2pixhd-cityscapes"] == "a label map, motion weights"
     assert needs["salema-dhf1k"] == "a video or pictures"
     assert needs["street-edges"] == "a label map, motion weights"
-    assert [name for name, row in rows.items() if row["installed"]] == ["street", "street-edges"]
+    assert [name for name, row in rows.items() if row["installed"]] == [
+        "street",
+        "street-labels",
+        "street-edges",
+    ]
 
 
 def test_showing_weights(toy):
@@ -315,7 +319,8 @@ def test_verifying(hub, toy):
     done = seg2vid("weights", "verify")  # what is not here is left out
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
-        "street: 5 files, 19.7 MiB, sizes and hashes match",
+        "street: 5 files, 17.3 MiB, sizes and hashes match",
+        "street-labels: 2 files, 3.8 MiB, sizes and hashes match",
         "street-edges: 3 files, 10.1 MiB, sizes and hashes match",
     ]
     refused("weights", "verify", "tiny", says=("are not on this machine",))

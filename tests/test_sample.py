@@ -202,7 +202,10 @@ VARIED = {
     ("both", "background"): {"appearance", "background"},
     ("both", "foreground"): {"appearance", "foreground"},
 }
-PLANS = pytest.mark.parametrize(("words", "varied"), VARIED.items(), ids=str)
+# Names that are the same in every process, as the order of a set is not.
+PLANS = pytest.mark.parametrize(
+    ("words", "varied"), VARIED.items(), ids=lambda value: "-".join(sorted(value))
+)
 
 
 def plan(count, words, **settings):
