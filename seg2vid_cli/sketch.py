@@ -130,15 +130,15 @@ def draw_houses(
             each(0.15, 0.28),
             each(0.66, 0.82),
         )
-        window = (across > left) & (across < right) & (up > bottom) & (up < top)
+        bare = each(0, 1) < 0.15
+        window = (across > left) & (across < right) & (up > bottom) & (up < top) & ~bare
         bars = window & (
             (np.abs(across - (left + right) / 2) < 0.03) | (np.abs(up - (bottom + top) / 2) < 0.03)
         )
-        shop = (across > 0.12) & (across < 0.88) & (above > -0.33) & (above < -0.02)
-        bare = each(0, 1) < 0.15
+        shop = (across > 0.12) & (across < 0.88) & (above > -0.33) & (above < -0.02) & ~bare
         bay_px = length / bays * from_centre**2 / (width / 2)
         near = bay_px > FINEST_BAY * height
-        drawn = outline(np.where(above < 0.02, shop, window) & ~bare)
+        drawn = outline(np.where(above < 0.02, shop, window))
         drawn |= outline(bars) & (bay_px > 2.5 * FINEST_BAY * height) & (above > 0.02)
         drawn |= outline(np.mod(above / storey, 1) < 0.5) & (each(0, 1) < 0.25)
         drawn[:, 1:] |= house[:, 1:] != house[:, :-1]
