@@ -29,10 +29,10 @@ PANEL_FRAME = 8  # the last frame of the first pass: furthest from its source
 DRIVE_FRAME = 8
 # Scene, frame, left and top of a square of `FAILURE_PX`, and what is wrong there.
 FAILURES = (
-    ("crossing", 0, 150, 90, "people in a crowd"),
+    ("crossing", 24, 352, 110, "people after 1.6 s"),
     ("city-street", 24, 384, 100, "a near car after 1.6 s"),
-    ("suburb", 0, 0, 60, "a parked car and a front"),
-    ("country-road", 24, 0, 150, "the side after 1.6 s"),
+    ("city-street", 24, 384, 0, "a front after 1.6 s"),
+    ("suburb", 0, 0, 60, "a front behind a hedge"),
 )
 FAILURE_PX = 128
 
