@@ -41,7 +41,7 @@ from seg2vid_cli.networks.seg2vid_refine import RefineConfig
 from seg2vid_cli.outputs import Outputs, write_clips
 from seg2vid_cli.pipeline import DEFAULT_FRAMES, Clip, Pipeline, Progress
 from seg2vid_cli.video import open_video
-from seg2vid_cli.weights.load import FAMILIES, Bundle, StageSpec, open_bundle
+from seg2vid_cli.weights.load import FAMILIES, PAINTING, Bundle, StageSpec, open_bundle
 from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
 
 READ, FIRST, MOTION, WARP, REFINE, ENCODE = STAGES = (
@@ -319,7 +319,7 @@ def paper_bundle(base: Bundle) -> PaperBundle:
         size_hw=PAPER_FLOW.size_hw,
         fps=PAPER_FPS,
         stages={
-            **{n: base.stages[n] for n in ("edges", "first_frame") if n in base.stages},
+            **{n: base.stages[n] for n in PAINTING if n in base.stages},
             **stages,
         },
         descriptions=base.descriptions,

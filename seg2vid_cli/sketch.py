@@ -70,10 +70,7 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
         if vehicles.any():
             rows = draw_vehicles(vehicles, longest=LONGEST_CAR if train_id == CAR else np.inf)
             edges |= vehicles & (rows | (grain < 0.03))
-    borders = np.zeros(shape, np.bool_)
-    borders[:, 1:] |= train_ids[:, 1:] != train_ids[:, :-1]
-    borders[1:] |= train_ids[1:] != train_ids[:-1]
-    return edges | (borders & (of_grain.random(shape) < OUTLINES))
+    return edges | (outline(train_ids) & (of_grain.random(shape) < OUTLINES))
 
 
 def find_vanishing_point(train_ids: NDArray[np.uint8]) -> tuple[float, float]:
@@ -108,9 +105,9 @@ def draw_houses(
     height, width = shape
     y, x = (axis.astype(np.float64) for axis in np.mgrid[:height, :width])
     edges = np.zeros((height, width), np.bool_)
+    from_centre = np.maximum(np.abs(x - centre[1]), 1.0)
+    depth, above = width / 2 / from_centre, -(y - centre[0]) / from_centre
     for side in (-1, 1):
-        from_centre = np.maximum(np.abs(x - centre[1]), 1.0)
-        depth, above = width / 2 / from_centre, -(y - centre[0]) / from_centre
         starts = np.concatenate([[0.0], np.cumsum(rng.uniform(0.25, 0.7, MOST_HOUSES))])
         starts += rng.uniform(0, 0.2)
         house = np.clip(np.searchsorted(starts, depth), 0, MOST_HOUSES)
@@ -203,11 +200,11 @@ def _rear_view(shape: tuple[int, ...]) -> Bools:
     return edges
 
 
-def outline(inside: Bools) -> Bools:
-    """Pixels that differ from the one to the left or above: bool `(H, W)` to the same."""
-    edges = np.zeros(inside.shape, np.bool_)
-    edges[:, 1:] |= inside[:, 1:] != inside[:, :-1]
-    edges[1:] |= inside[1:] != inside[:-1]
+def outline(areas: Bools | NDArray[np.uint8]) -> Bools:
+    """Pixels that differ from the one to the left or above: bool or ids `(H, W)` to bool."""
+    edges = np.zeros(areas.shape, np.bool_)
+    edges[:, 1:] |= areas[:, 1:] != areas[:, :-1]
+    edges[1:] |= areas[1:] != areas[:-1]
     return edges
 
 

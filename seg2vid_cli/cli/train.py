@@ -318,7 +318,7 @@ def refine(
     device = _check(device, batch)
     from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
     from seg2vid_cli.training.clips import check_clip, collate
-    from seg2vid_cli.training.loop import check_start, load_checkpoint, train
+    from seg2vid_cli.training.loop import check_start, load_trained, train
     from seg2vid_cli.training.motion import MotionTask
     from seg2vid_cli.training.refine import REFINE, RefineTask, check_size
 
@@ -330,11 +330,9 @@ def refine(
     for text in clip:
         check_clip(text)
     runs = networks or out
-    state = load_checkpoint(runs / MotionTask.name)
-    if state is None:
-        raise InputError(
-            f"{runs}: no trained motion network", hint="run seg2vid train motion first"
-        )
+    state = load_trained(
+        runs, MotionTask.name, what="trained motion network", command=MotionTask.name
+    )
     clips = _clips(_drives(tuple(clip), runs, device, size_hw), taught=False)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     behind = MotionTask(clips, shown, device=device)

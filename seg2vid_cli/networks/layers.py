@@ -37,3 +37,14 @@ class ConvBlock(nn.Module):
         """Apply the block."""
         out: Tensor = self.main(x)
         return out
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    """Convolution 3x3 without bias, batch norm, ReLU: `(B, in, H, W)` to `(B, out, H', W')`."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.networks.layers import conv_norm_relu
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterConfig:
@@ -24,20 +26,12 @@ class SegmenterConfig:
     blocks: tuple[int, ...]
 
 
-def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    )
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut, same size in and out."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = _conv(channels, channels)
+        self.first = conv_norm_relu(channels, channels)
         self.second = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
         )
@@ -57,9 +51,9 @@ class Segmenter(nn.Module):
         self.encoder = nn.ModuleList()
         for before, width, count in zip((3, *widths), widths, config.blocks, strict=False):
             blocks = [ResidualBlock(width) for _ in range(count)]
-            self.encoder.append(nn.Sequential(_conv(before, width, stride=2), *blocks))
+            self.encoder.append(nn.Sequential(conv_norm_relu(before, width, stride=2), *blocks))
         self.decoder = nn.ModuleList(
-            _conv(deep + skip, skip)
+            conv_norm_relu(deep + skip, skip)
             for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], config.classes, 3, padding=1)

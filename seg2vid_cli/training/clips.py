@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.networks.segmenter import Segmenter
 from seg2vid_cli.training import data
-from seg2vid_cli.training.loop import load_checkpoint
+from seg2vid_cli.training.loop import load_trained
 from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
 from seg2vid_cli.video import probe_video, read_frames
 
@@ -152,9 +152,8 @@ def load_segmenter(runs: Path) -> Segmenter:
     Raises:
         InputError: There is none.
     """
-    state = load_checkpoint(runs / SegmenterTask.name)
-    if state is None:
-        raise InputError(f"{runs}: no segmenter", hint="run seg2vid train segmenter first")
+    name = SegmenterTask.name
+    state = load_trained(runs, name, what="segmenter", command="segmenter")
     network = Segmenter(SEGMENTER)
     network.load_state_dict(state["average"])
     return network.eval()

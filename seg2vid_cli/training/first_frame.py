@@ -41,7 +41,7 @@ from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
 from seg2vid_cli.training import data, perceptual
-from seg2vid_cli.training.loop import grid_picture
+from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
 from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
@@ -93,16 +93,9 @@ def take_over(generator: nn.Module, start: nn.Module) -> None:
     Raises:
         InputError: It is another network.
     """
-    theirs, ours = start.state_dict(), generator.state_dict()
-    differ = [name for name, x in theirs.items() if name not in ours or ours[name].shape != x.shape]
-    lacking = [n for n in ours if n not in theirs and not n.startswith("middle_noise.")]
-    if differ or lacking:
-        raise InputError(
-            f"the weights to start from have another configuration: {start.config} instead of "
-            f"{generator.config}",
-            hint="leave --start out, or give weights from seg2vid train first-frame",
-        )
-    generator.load_state_dict(theirs, strict=False)
+    hint = "leave --start out, or give weights from seg2vid train first-frame"
+    check_start(start, generator, may_lack=("middle_noise.",), hint=hint)
+    generator.load_state_dict(start.state_dict(), strict=False)
 
 
 def check_size(size_hw: tuple[int, int]) -> None:

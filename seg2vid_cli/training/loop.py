@@ -94,6 +94,24 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def load_trained(runs: Path, name: str, *, what: str, command: str) -> dict[str, Any]:
+    """State of a run that another training builds on.
+
+    Args:
+        runs: Folder of the runs.
+        name: Of the run.
+        what: It has trained, for the message.
+        command: Of `seg2vid train` that trains it.
+
+    Raises:
+        InputError: There is none.
+    """
+    state = load_checkpoint(runs / name)
+    if state is None:
+        raise InputError(f"{runs}: no {what}", hint=f"run seg2vid train {command} first")
+    return state
+
+
 def _state(task: Task, average: nn.Module, step: int, seconds: float) -> dict[str, Any]:
     return {
         "network": task.network.state_dict(),
@@ -192,8 +210,20 @@ def train(
     return average
 
 
-def check_start(start_from: nn.Module, network: nn.Module) -> None:
+def check_start(
+    start_from: nn.Module,
+    network: nn.Module,
+    *,
+    may_lack: tuple[str, ...] = (),
+    hint: str = "leave --start out, or train at their size",
+) -> None:
     """Make sure that a trained network can be begun with.
+
+    Args:
+        start_from: The trained one.
+        network: To be trained.
+        may_lack: What the names of tensors begin with that the trained one need not have.
+        hint: What to do otherwise.
 
     Raises:
         InputError: It has another configuration than `network`.
@@ -202,11 +232,12 @@ def check_start(start_from: nn.Module, network: nn.Module) -> None:
         {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         for module in (start_from, network)
     )
-    if theirs != ours:
+    wanted = {n: s for n, s in ours.items() if n in theirs or not n.startswith(may_lack)}
+    if theirs != wanted:
         raise InputError(
             f"the weights to start from have another configuration: {start_from.config} instead "
             f"of {network.config}",
-            hint="leave --start out, or train at their size",
+            hint=hint,
         )
 
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import UNLABELLED
-from seg2vid_cli.training.loop import load_checkpoint
+from seg2vid_cli.networks.layers import conv_norm_relu
+from seg2vid_cli.training.loop import load_trained
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
@@ -47,14 +47,6 @@ class PerceptualConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8)
 
 
-def _conv(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
-    )
-
-
 class PerceptualNetwork(nn.Module):
     """Convolutions and pooling down to an eighth, then dilated convolutions."""
 
@@ -62,11 +54,15 @@ class PerceptualNetwork(nn.Module):
         super().__init__()
         self.config = config
         widths = config.channels
-        stages = [_conv(3, widths[0])]
+        stages = [conv_norm_relu(3, widths[0])]
         for before, width in pairwise(widths):
-            stages.append(nn.Sequential(_conv(before, width), _conv(width, width)))
+            stages.append(
+                nn.Sequential(conv_norm_relu(before, width), conv_norm_relu(width, width))
+            )
         self.stages = nn.ModuleList(stages)
-        self.context = nn.ModuleList(_conv(widths[-1], widths[-1], d) for d in config.dilations)
+        self.context = nn.ModuleList(
+            conv_norm_relu(widths[-1], widths[-1], dilation=d) for d in config.dilations
+        )
         self.head = nn.Conv2d(widths[-1], config.classes, 1)
 
     def forward(self, frame: Tensor) -> Tensor:
@@ -124,11 +120,7 @@ def load_perceptual(runs: Path) -> PerceptualNetwork:
     Raises:
         InputError: There is none.
     """
-    state = load_checkpoint(runs / NAME)
-    if state is None:
-        raise InputError(
-            f"{runs}: no perceptual network", hint="run seg2vid train segmenter --perceptual first"
-        )
+    state = load_trained(runs, NAME, what="perceptual network", command="segmenter --perceptual")
     network = PerceptualNetwork()
     network.load_state_dict(state["average"])
     return network.eval().requires_grad_(False)

@@ -53,6 +53,7 @@ STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "segmenter": (("segmenter",), {}),  # photo to label map: no part of a clip
     "saliency": (("salgan", "salema"), {"normalise": bool, "blur": bool}),  # nor is this
 }
+PAINTING = ("edges", "first_frame")  # stages that make the first frame
 OF_NO_CLIP = ("segmenter", "saliency")
 FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "edge-detector": (EdgeDetectorConfig, EdgeDetector),
@@ -250,8 +251,7 @@ def mix_bundles(
     if first_frame is not None:
         first_frame.require("first_frame")
         stages.pop("edges", None)  # of the generator that is replaced
-        painting = ("edges", "first_frame")
-        stages |= {n: first_frame.stages[n] for n in painting if n in first_frame.stages}
+        stages |= {n: first_frame.stages[n] for n in PAINTING if n in first_frame.stages}
     if motion is not None:
         motion.require("motion")
         stages |= {
