@@ -13,9 +13,12 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.sample import MOTION, Sample
 from seg2vid_cli.warp import backward_warp, half_images_to_px
+
+MotionNetwork = Seg2VidFlow | EgoFlow
 
 OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
 
@@ -80,7 +83,9 @@ def _between(values: Tensor, whole: list[int], shares: list[float], *, start: fl
     return padded[before] * (1 - share) + padded[before + 1] * share
 
 
-def sample_latents(config: FlowConfig, sample: Sample, *, camera_only: bool = False) -> Tensor:
+def sample_latents(
+    config: FlowConfig | EgoFlowConfig, sample: Sample, *, camera_only: bool = False
+) -> Tensor:
     """Draw one motion: the camera's and the objects' part apart, repeated for every row.
 
     Args:
@@ -105,7 +110,7 @@ def sample_latents(config: FlowConfig, sample: Sample, *, camera_only: bool = Fa
 
 
 def predict_motion(
-    network: Seg2VidFlow,
+    network: MotionNetwork,
     frame: Tensor,
     planes: Tensor,
     latents: Tensor,
@@ -121,7 +126,7 @@ def predict_motion(
     Args:
         network: The motion network.
         frame: `(B, C, H, W)` in [0, 1], or one for all latents, which is then read only once;
-            sides multiples of `downscale` times 16.
+            sides multiples of `downscale` times the network's `multiple`.
         planes: `(B, K, H, W)` label planes, one-hot or warped; one where there is one frame.
         latents: `(B, rows, size)`, from `sample_latents`.
         downscale: The network sees pictures this many times smaller; its flows are stretched.
@@ -145,19 +150,23 @@ def predict_motion(
         own = features if len(frame) == 1 else [x[first:last] for x in features]
         with compute.run():
             output = network.decode(own, latents[first:last], both_ways=forward_flow)
-        flow, flow_back, visible = _offsets(output)
+        flow, flow_back, visible = _whole(output)
+        seen, seen_back = visible, output.visibility_back.float()
         if camera is not None:
             with compute.run():
                 still = network.decode(own, camera[first:last], both_ways=forward_flow)
             objects = small_planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
             objects = objects if len(frame) == 1 else objects[first:last]
             flow, flow_back, visible = _put_together(
-                (flow, flow_back, visible), _offsets(still), objects.float()
+                _offsets(output), _offsets(still), objects.float()
             )
-        flows = half_images_to_px(_stretch(flow, size))
+            seen = seen_back = torch.ones_like(visible)
+        flows = half_images_to_px(_stretch(flow, size) * _stretch(seen[:, None], size))
         forward_flows = None
         if flow_back is not None:
-            forward_flows = half_images_to_px(_stretch(flow_back, size))
+            forward_flows = half_images_to_px(
+                _stretch(flow_back, size) * _stretch(seen_back[:, None], size)
+            )
         visible = _stretch(visible[:, None], size)[:, 0]
         return [
             Motion(
@@ -174,14 +183,20 @@ def predict_motion(
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility
 
 
+def _whole(output: FlowOutput) -> Offsets:
+    """Flows in half-images, hidden places included."""
+    back = output.flow_back
+    return output.flow.float(), None if back is None else back.float(), output.visibility.float()
+
+
 def _offsets(output: FlowOutput) -> Offsets:
     """Flows as they are used, in half-images: the paper multiplies the offset by the mask, so a
     hidden place is read from where it lies.
     """
-    visible, flow_back = output.visibility.float(), output.flow_back
-    if flow_back is not None:
-        flow_back = flow_back.float() * output.visibility_back.float()[:, None]
-    return output.flow.float() * visible[:, None], flow_back, visible
+    flow, back, visible = _whole(output)
+    if back is not None:
+        back = back * output.visibility_back.float()[:, None]
+    return flow * visible[:, None], back, visible
 
 
 def _put_together(moving: Offsets, still: Offsets, objects: Tensor) -> Offsets:

@@ -29,7 +29,7 @@ from seg2vid_cli.first_frame import (
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
-from seg2vid_cli.motion import Motion, predict_motion, sample_latents
+from seg2vid_cli.motion import Motion, MotionNetwork, predict_motion, sample_latents
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
@@ -38,7 +38,6 @@ from seg2vid_cli.networks.pix2pixhd import (
     LocalConfig,
     LocalEnhancer,
 )
-from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
@@ -46,7 +45,7 @@ from seg2vid_cli.sample import Sample
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
-from seg2vid_cli.weights.load import Bundle, open_mixed
+from seg2vid_cli.weights.load import FAMILIES, Bundle, open_mixed
 from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
@@ -212,9 +211,9 @@ class Pipeline:
         return threshold
 
     @cached_property
-    def motion(self) -> Seg2VidFlow:
+    def motion(self) -> MotionNetwork:
         """The motion network."""
-        return cast(Seg2VidFlow, self._load("motion"))
+        return cast(MotionNetwork, self._load("motion"))
 
     @cached_property
     def refiner(self) -> Seg2VidRefine:
@@ -638,7 +637,8 @@ class Pipeline:
         multiple = Seg2VidRefine.multiple
         if "motion" in stages:
             downscale = stages["motion"].options.get("downscale", 1)
-            multiple = math.lcm(multiple, Seg2VidFlow.multiple * downscale)
+            mover = cast(type[MotionNetwork], FAMILIES[stages["motion"].family][1])
+            multiple = math.lcm(multiple, mover.multiple * downscale)
         if "first_frame" in stages and stages["first_frame"].family == "label-unet":
             multiple = math.lcm(multiple, stages["first_frame"].config.multiple)
         if "edges" in stages:

@@ -157,7 +157,9 @@ def test_only_six_stages_are_known(bundle):
 
 def test_an_unknown_family_lists_the_known_ones(bundle):
     describe(bundle, lambda data: data["stages"]["motion"].update(family="spade"))
-    assert malformed(bundle).endswith("motion: unknown family 'spade', known: seg2vid-flow")
+    assert malformed(bundle).endswith(
+        "motion: unknown family 'spade', known: seg2vid-flow, ego-flow"
+    )
 
 
 @pytest.mark.parametrize("file", ["none.safetensors", "", "..", "../copy/motion.safetensors"])

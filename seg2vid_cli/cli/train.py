@@ -231,7 +231,7 @@ def motion(
     device = _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
-    from seg2vid_cli.networks.seg2vid_flow import Seg2VidFlow
+    from seg2vid_cli.networks.ego_flow import EgoFlow
     from seg2vid_cli.training.clips import WORK_HW, collate
     from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.motion import MOTION, MotionTask
@@ -239,7 +239,7 @@ def motion(
 
     begin = _start(start, "motion")
     if begin is not None:
-        check_start(begin, Seg2VidFlow(MOTION))
+        check_start(begin, EgoFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
     clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])

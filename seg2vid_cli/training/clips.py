@@ -23,10 +23,13 @@ from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import load_trained
 from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
 from seg2vid_cli.video import probe_video, read_frames
+from seg2vid_cli.warp import backward_warp
 
 WORK_HW = (128, 256)
 FPS = 15.0
 NUM_FRAMES = 8
+ZOOMED = 0.8  # of the clips with a teacher
+ZOOM = (0.6, 1.0)  # share of the frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +54,15 @@ class MotionBatch:
     Args:
         frames: `(B, T + 1, 3, H, W)` in [0, 1], the first frame in front.
         planes: `(B, 20, H, W)` label planes of the first frame.
-        flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where frame t's
-            pixels are in the first frame, as classical flow sees it. `(B, T, 2, 0, 0)` without a
-            teacher.
-        flow_back_px: Where the first frame's pixels are in frame t.
-        camera_frames: As `frames`: a clip with the same camera motion, for the background's
-            posterior. For a real clip, the clip itself.
-        object_frames: As `frames`: a clip in which objects move by themselves in the same way, for
-            the foreground's posterior.
+        flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where the first
+            frame's pixels are in frame t, as a teacher sees it. `(B, T, 2, 0, 0)` without one.
+        known: `(B, T, 1, H/2, W/2)`, 1 where the teacher can be believed.
     """
 
     frames: Tensor
     planes: Tensor
     flow_px: Tensor
-    flow_back_px: Tensor
-    camera_frames: Tensor
-    object_frames: Tensor
+    known: Tensor
 
     def to(self, device: torch.device) -> MotionBatch:
         """Copy to a device."""
@@ -207,6 +203,43 @@ def classical_flow(
     return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
+def ask_classical(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """Flows of a clip as a teacher gives them.
+
+    Args:
+        frames: `(T + 1, H, W, 3)`.
+
+    Returns:
+        `(T, 3, H/2, W/2)`, every second pixel: where the first frame's pixels are in frame t, right
+        and down in pixels, and 1 where the flow from there leads back.
+    """
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    first, *later = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
+    there, back = (
+        torch.from_numpy(
+            np.stack([classical_flow(*pair, estimator)[:, ::2, ::2] for pair in pairs])
+        )
+        for pairs in ([(first, grey) for grey in later], [(grey, first) for grey in later])
+    )
+    return torch.cat([there, agreement(there / 2, back / 2)], dim=1).numpy().astype(np.float16)
+
+
+def agreement(flow: Tensor, back: Tensor) -> Tensor:
+    """1 where two opposite flows agree within half a pixel and a tenth.
+
+    Args:
+        flow: `(N, 2, H, W)` in pixels.
+        back: The same with the roles of the two frames exchanged.
+
+    Returns:
+        `(N, 1, H, W)`.
+    """
+    gap = flow + backward_warp(back, flow)
+    inside = backward_warp(torch.ones_like(gap[:, :1]), flow) > 0.99
+    size, apart = (v.square().sum(1, keepdim=True).sqrt() for v in (flow, gap))
+    return ((apart < 0.5 + 0.1 * size) & inside).float()
+
+
 class MotionClips:
     """Short clips cut from drives, every start once with its teacher flows.
 
@@ -234,25 +267,21 @@ class MotionClips:
             for s in range(0, len(clip.frames) - stride * num_frames, every)
         ]
         height, width = clips[0].frames.shape[1:3] if taught else (0, 0)
-        shape = (len(self.starts), 2, num_frames, 2, height // 2, width // 2)
+        shape = (len(self.starts), num_frames, 3, height // 2, width // 2)
         self.teacher = np.empty(shape, np.float16)
         if not taught:
             return
-        grey = [[cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in clip.frames] for clip in clips]
 
         def ask_teacher(row: int) -> None:
-            estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
             c, s = self.starts[row]
-            for t in range(num_frames):
-                first, later = grey[c][s], grey[c][s + strides[c] * (t + 1)]
-                self.teacher[row, 0, t] = classical_flow(later, first, estimator)[:, ::2, ::2]
-                self.teacher[row, 1, t] = classical_flow(first, later, estimator)[:, ::2, ::2]
+            stop = s + strides[c] * num_frames + 1
+            self.teacher[row] = ask_classical(clips[c].frames[s : stop : strides[c]])
 
         with ThreadPoolExecutor(os.cpu_count()) as workers:  # OpenCV lets go of the lock
             list(workers.map(ask_teacher, range(len(self.starts))))
 
     def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:
-        """Draw clips at random: flipped, recoloured, with classes exchanged for look-alikes."""
+        """Draw clips at random: zoomed, flipped, recoloured, with look-alike classes exchanged."""
         return collate(
             [self.draw(int(row), rng) for row in rng.integers(len(self.starts), size=size)]
         )
@@ -262,8 +291,8 @@ class MotionClips:
         return [int(row) for row in np.linspace(0, len(self.starts) - 1, count)]
 
     def draw(self, row: int, rng: np.random.Generator | None) -> tuple[NDArray[Any], ...]:
-        """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(2, T, 2, H/2, W/2)`, or
-        `(2, T, 2, 0, 0)` without one.
+        """One clip: frames `(T + 1, H, W, 3)`, labels `(H, W)`, teacher `(T, 3, H/2, W/2)`, or
+        `(T, 3, 0, 0)` without one.
         """
         c, s = self.starts[row]
         stop = s + self.strides[c] * self.num_frames + 1
@@ -271,28 +300,56 @@ class MotionClips:
         ids, teacher = self.clips[c].train_ids[s], self.teacher[row]
         if rng is None:
             return frames, ids, teacher
+        if teacher.size and rng.random() < ZOOMED:
+            frames, ids, teacher = zoom_clip(frames, ids, teacher, rng)
         ids = data.diversify_classes(ids, rng)
         frames = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6).reshape(
             frames.shape
         )
         if rng.random() < 0.5:
-            sign = np.array([-1, 1], np.float16)[:, None, None]
+            sign = np.array([-1, 1, 1], np.float16)[:, None, None]
             frames, ids, teacher = frames[:, :, ::-1], ids[:, ::-1], teacher[..., ::-1] * sign
         return frames, ids, teacher
 
 
 def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
-    """Stack what `MotionClips.draw` gives, or `MovedStills.draw` with two more clips each."""
-    teacher = torch.from_numpy(np.stack([s[2] for s in samples])).float()
+    """Stack what `MotionClips.draw` or `MovedStills.draw` gives."""
+    frames, ids, teacher = zip(*samples, strict=True)
+    flows = torch.from_numpy(np.stack(teacher)).float()
     return MotionBatch(
-        frames=_to_clips([s[0] for s in samples]),
-        planes=data.to_planes([s[1] for s in samples]),
-        flow_px=teacher[:, 0],
-        flow_back_px=teacher[:, 1],
-        camera_frames=_to_clips([s[3] if len(s) > 3 else s[0] for s in samples]),
-        object_frames=_to_clips([s[4] if len(s) > 3 else s[0] for s in samples]),
+        frames=torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 255,
+        planes=data.to_planes(ids),
+        flow_px=flows[:, :, :2],
+        known=flows[:, :, 2:],
     )
 
 
-def _to_clips(frames: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 255
+def zoom_clip(
+    frames: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    teacher: NDArray[np.float16],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
+    """Cut out a part and enlarge it: other cameras have their horizon elsewhere.
+
+    Args:
+        frames: `(T + 1, H, W, 3)`.
+        train_ids: `(H, W)`.
+        teacher: `(T, 3, H/2, W/2)`, see `ask_classical`.
+        rng: Source of place and size.
+    """
+    height, width = teacher.shape[-2:]
+    share = rng.uniform(*ZOOM)
+    part_h, part_w = round(height * share), round(width * share)
+    y, x = (int(rng.integers(n - part + 1)) for n, part in ((height, part_h), (width, part_w)))
+    full = np.s_[2 * y : 2 * (y + part_h), 2 * x : 2 * (x + part_w)]
+    size = (2 * width, 2 * height)
+    part = teacher[..., y : y + part_h, x : x + part_w].transpose(0, 2, 3, 1).astype(np.float32)
+    larger = np.stack([cv2.resize(flow, (width, height)) for flow in part]).transpose(0, 3, 1, 2)
+    larger[:, :2] /= share
+    larger[:, 2] = larger[:, 2] > 0.99
+    return (
+        np.stack([cv2.resize(frame[full], size) for frame in frames]),
+        cv2.resize(np.ascontiguousarray(train_ids[full]), size, interpolation=cv2.INTER_NEAREST),
+        larger.astype(np.float16),
+    )

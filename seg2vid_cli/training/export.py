@@ -43,11 +43,15 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     """
     tasks = {
         "first_frame": (FirstFrameTask.name, "label-unet"),
-        "motion": (MotionTask.name, "seg2vid-flow"),
+        "motion": (MotionTask.name, "ego-flow"),
         "refine": (RefineTask.name, "seg2vid-refine"),
         "segmenter": (SegmenterTask.small_name, "segmenter"),
     }
     networks: dict[str, nn.Module] = {}
+    options: dict[str, dict[str, Any]] = {
+        "motion": {},
+        "refine": {"keep_visible": True, "keyframes": KEYFRAMES},
+    }
     for stage, (run, family) in tasks.items():
         state = load_checkpoint(runs / run)
         if state is not None:
@@ -56,6 +60,7 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
             networks[stage] = base.network(stage)
+            options[stage] = {**options.get(stage, {}), **base.stages[stage].options}
         elif stage != "segmenter":  # a clip needs none
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
     if networks["first_frame"].config.edge_planes:  # type: ignore[union-attr]
@@ -67,13 +72,7 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         networks["edges"] = base.network("edges")
     height, width = networks["first_frame"].config.size_hw  # type: ignore[union-attr,misc]
     of_motion = networks["motion"].config.size_hw  # type: ignore[union-attr]
-    options: dict[str, dict[str, Any]] = {
-        "motion": {
-            "downscale": max(1, height // of_motion[0]),  # type: ignore[index]
-            "objects_apart": True,
-        },
-        "refine": {"keep_visible": True, "keyframes": KEYFRAMES},
-    }
+    options["motion"]["downscale"] = max(1, height // of_motion[0])  # type: ignore[index]
     return export_bundle(
         folder, name=name, size_hw=(height, width), fps=FPS, networks=networks, options=options
     )

@@ -1,7 +1,9 @@
-"""Train the motion network: a conditional VAE on driving clips.
+"""Train the motion network: depth, the camera's path and the objects' own motion from clips.
 
-The paper's losses (photometric inside the masks, smoothness, forward-backward consistency, KL,
-price of hiding) with a classical flow as an extra teacher, strong at first and weaker later.
+A classical flow is the teacher. For every clip the camera whose path explains the teacher best,
+given the depth that the network sees, is found by least squares; what is left over is the
+network's error. Objects are left out of that, and their own motion goes through a small
+conditional VAE. At the end the cameras found are measured, so that new ones can be drawn.
 """
 
 from __future__ import annotations
@@ -14,11 +16,22 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.label_sets import NUM_BACKGROUND, NUM_CLASSES, UNLABELLED
+from seg2vid_cli.label_sets import NUM_CLASSES
+from seg2vid_cli.networks.ego_flow import (
+    FOCAL,
+    EgoFlow,
+    EgoFlowConfig,
+    Scene,
+    camera_flow,
+    carry,
+    gain,
+    moved_nearness,
+    slopes,
+    straight_on,
+)
 from seg2vid_cli.networks.layers import ConvBlock
-from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.training import data
-from seg2vid_cli.training.clips import NUM_FRAMES, MotionBatch, MotionClips
+from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import (
     dissimilarity,
@@ -28,101 +41,66 @@ from seg2vid_cli.training.losses import (
 )
 from seg2vid_cli.training.scenes import MixedClips
 from seg2vid_cli.visualize import flow_to_colour
-from seg2vid_cli.warp import backward_warp, half_images_to_px
+from seg2vid_cli.warp import backward_warp
 
-MOTION = FlowConfig(
-    size_hw=(64, 128),
+MOTION = EgoFlowConfig(
+    size_hw=WORK_HW,
     image_channels=3,
     label_planes=NUM_CLASSES,
     num_frames=NUM_FRAMES,
-    channels=(32, 64, 96, 128),
-    background_latents=32,
-    foreground_latents=32,
-    latent_row=1024,
-    latent_channels=32,
-    frame_channels=16,
-    head_channels=8,
-    upsampling="bilinear",
+    channels=(24, 40, 64, 96, 128),
+    full_channels=16,
+    background_latents=16,
+    foreground_latents=16,
+    latent_channels=16,
+    speeds=33,
 )
 
-DOWNSCALE = 2  # of the pictures; flows and visibility are stretched back to the full size
-
-WARM_UP = 0.4  # share of the training time
+PHOTOMETRIC_WEIGHT = 0.3
+SMOOTH_WEIGHT = 0.03
+SLOPE_WEIGHT = 0.2
+FOCUS_WEIGHT = 0.3
+PACE_WEIGHT = 0.02
+OBJECT_WEIGHT = 0.3
 KL_WEIGHT = 1e-3
-TEACHER_WEIGHT = (0.2, 0.1)  # at the start, after the warm-up; per pixel of error
-SMOOTH_WEIGHT = 0.02
-CONSISTENCY_WEIGHT = 0.02
-HIDDEN_WEIGHT = 0.1
-APART_WEIGHT = 0.2  # per pixel that another foreground latent moves the background by
-APART_PX = 4  # around objects, where either may move
+FAST = 0.15  # a pixel of error in a flow of so many (one over it) counts half
+PARKED_PX = 2.0  # error of what may move by itself that still teaches depth
+RUNAWAY_PX = 8.0  # larger errors of objects are the teacher's
+MOVES = 0.02  # camera heights: below that nothing is known of where it goes
+STANDS = 0.05  # camera heights per frame: slower counts as so slow
+
+FIT_STEPS = 3
+FIT_PX = 0.5  # errors above count less and less
+RIDGE = 3e-7
+MEASURED_BATCHES = 60
+NEARNESS_OF_SHIFTS = 0.05  # how many pixels' slope a shift is worth, to compare it with turns
+UNUSUAL = 3.0  # times the median size: larger sways are brought down to that
 
 
-class PosteriorEncoder(nn.Module):
-    """Motion of a real clip to mean and log variance of one half of the latent.
+class ObjectEncoder(nn.Module):
+    """How objects moved in a real clip, to mean and log variance of the foreground latent."""
 
-    Source: STVIR/seg2vid, `motion_net_bg` and `motion_net_fg`, at half the width.
-    """
-
-    def __init__(self, config: FlowConfig, *, planes: int, latents: int) -> None:
+    def __init__(self, config: EgoFlowConfig) -> None:
         super().__init__()
-        self.config = config
-        inputs = config.image_channels * (config.num_frames + 1) + planes
+        height, width = (side // 32 for side in config.size_hw)
         self.layers = nn.Sequential(
-            ConvBlock(inputs, 16, kernel=4, stride=2, norm=False),
+            ConvBlock(5, 16, kernel=4, stride=2, norm=False),
             ConvBlock(16, 32, kernel=4, stride=2, bias=False),
-            ConvBlock(32, 32, bias=False),
-            ConvBlock(32, 64, kernel=4, stride=2, bias=False),
-            ConvBlock(64, 64, bias=False),
-            nn.Conv2d(64, config.latent_channels, 4, 2, 1, bias=False),
+            ConvBlock(32, 32, kernel=4, stride=2, bias=False),
+            ConvBlock(32, 32, kernel=4, stride=2, bias=False),
+            nn.Flatten(),
         )
-        self.mean = nn.Linear(config.latent_row, latents)
-        self.log_variance = nn.Linear(config.latent_row, latents)
+        self.out = nn.Linear(32 * height * width, 2 * config.foreground_latents)
 
-    def forward(self, frames: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames `(B, T + 1, C, H, W)`, planes `(B, k, H, W)` to two `(B, rows, latents)`."""
-        first, later = frames[:, :1], frames[:, 1:]
-        changes = torch.cat([first, later - first], dim=1).flatten(1, 2)
-        x = self.layers(torch.cat([changes, planes], dim=1))
-        rows = x.reshape(len(x), -1, self.config.latent_row)
-        return self.mean(rows), self.log_variance(rows)
-
-
-def shrink(batch: MotionBatch, factor: int = DOWNSCALE) -> MotionBatch:
-    """Bring pictures to the motion network's size, `factor` times smaller.
-
-    A teacher's flow, if there is one, is that of pictures `DOWNSCALE` times as large.
-    """
-    assert factor == DOWNSCALE or not batch.flow_px.numel()
-    frames, camera_frames, object_frames = (
-        F.avg_pool2d(clip.flatten(0, 1), factor).unflatten(0, clip.shape[:2])
-        for clip in (batch.frames, batch.camera_frames, batch.object_frames)
-    )
-    return MotionBatch(
-        frames=frames,
-        planes=F.avg_pool2d(batch.planes, factor),
-        flow_px=batch.flow_px / DOWNSCALE,
-        flow_back_px=batch.flow_back_px / DOWNSCALE,
-        camera_frames=camera_frames,
-        object_frames=object_frames,
-    )
-
-
-def masked_flow_px(flow: Tensor, visibility: Tensor) -> Tensor:
-    """The offset that is really used: flow times visibility, in pixels, frames folded time-last.
-
-    Args:
-        flow: `(B, 2, T, H, W)` in half-images.
-        visibility: `(B, T, H, W)`.
-
-    Returns:
-        `(B * T, 2, H, W)` in pixels.
-    """
-    offset = half_images_to_px(flow.float() * visibility.float()[:, None])
-    return offset.transpose(1, 2).flatten(0, 1)
+    def forward(self, left_over: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
+        """Left-over flows `(B, T, 2, H/2, W/2)` in pixels, objects `(B, 1, H/2, W/2)`."""
+        frames = left_over[:, [left_over.shape[1] // 2 - 1, -1]].flatten(1, 2) * objects
+        mean, log_variance = self.out(self.layers(torch.cat([frames / 4, objects], 1))).chunk(2, 1)
+        return mean.float(), log_variance.float().clamp(-8, 4)
 
 
 class MotionTask:
-    """Flow network with two posterior encoders, one per half of the latent.
+    """Motion network with an encoder for the objects' part of the latent.
 
     Args:
         clips: Training clips with teacher flows, real or mixed with moved stills.
@@ -133,7 +111,7 @@ class MotionTask:
     """
 
     name = "motion"
-    learning_rate = 1e-3
+    learning_rate = 2e-3
 
     def __init__(
         self,
@@ -141,71 +119,57 @@ class MotionTask:
         held_out: MotionBatch,
         *,
         seed: int = 0,
-        batch: int = 4,
+        batch: int = 8,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device(device)
-        self.held_out = shrink(held_out).to(self.device)
-        config, foreground = MOTION, NUM_CLASSES - NUM_BACKGROUND
-        self.network: nn.Module = Seg2VidFlow(config).to(self.device)
-        self.helpers = nn.ModuleDict(
-            {
-                "background": PosteriorEncoder(
-                    config, planes=NUM_BACKGROUND, latents=config.background_latents
-                ),
-                "foreground": PosteriorEncoder(
-                    config, planes=foreground, latents=config.foreground_latents
-                ),
-            }
-        ).to(self.device)
+        self.held_out = held_out.to(self.device)
+        self.network: nn.Module = EgoFlow(MOTION).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.helpers = nn.ModuleDict({"objects": ObjectEncoder(MOTION)}).to(self.device)
         everything = [*self.network.parameters(), *self.helpers.parameters()]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "network": torch.optim.Adam(everything, self.learning_rate)
         }
         self.progress = 0.0
         self.settings: Mapping[str, Any] = {}
-        self.batches = data.prefetch(lambda rng: shrink(clips.batch(rng, batch)), seed)
-
-    def posterior(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:
-        """Mean and log variance `(B, rows, latent_size)`, background part first."""
-        planes = batch.planes.split([NUM_BACKGROUND, NUM_CLASSES - NUM_BACKGROUND], dim=1)
-        halves = [
-            self.helpers["background"](batch.camera_frames, planes[0]),
-            self.helpers["foreground"](batch.object_frames, planes[1]),
-        ]
-        mean, log_variance = (
-            torch.cat(parts, dim=-1).float() for parts in zip(*halves, strict=True)
-        )
-        return mean, log_variance
+        self.batches = data.prefetch(lambda rng: clips.batch(rng, batch), seed)
 
     def step(self) -> Mapping[str, float]:
         """One step on a batch of clips."""
         batch = next(self.batches).to(self.device)
         self.network.train()
         self.helpers.train()
-        first = batch.frames[:, 0]
         with torch.autocast(self.device.type, torch.bfloat16):
-            mean, log_variance = self.posterior(batch)
+            scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
+        sight = half(scene)
+        known = batch.known
+        camera = fit_camera(
+            sight.nearness.detach(), batch.flow_px, known * (1 - sight.objects[:, None])
+        )
+        flow_px = to_px(camera_flow(sight.nearness, camera))
+        parts = depth_losses(batch, scene, flow_px, known)
+        parts |= way_losses(scene, camera)
+        left_over = (batch.flow_px - flow_px).detach() * known
+        with torch.autocast(self.device.type, torch.bfloat16):
+            mean, log_variance = self.helpers["objects"](left_over, sight.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            output = self.network(first, batch.planes, latents)
-            other = latents.detach().clone()
-            other[..., MOTION.background_latents :].normal_()
-            elsewhere = self.network(first, batch.planes, other)
-        progress = min(self.progress / WARM_UP, 1.0)
-        parts = motion_losses(output, batch)
-        parts["apart"] = background_change(output, elsewhere, batch.planes)
+            velocity = self.network.own_velocity(  # type: ignore[operator]
+                scene, mean_speed(camera), latents
+            )
+        moved = to_px(camera_flow(sight.nearness.detach(), camera, F.avg_pool2d(velocity, 2)))
+        parts["objects"] = _objects_error(moved, batch, known * sight.objects[:, None])
         parts["kl"] = kl_to_normal(mean, log_variance)
-        start, end = TEACHER_WEIGHT
         loss = (
-            parts["photometric"]
-            + (start + (end - start) * progress) * parts["teacher"]
+            parts["teacher"]
+            + PHOTOMETRIC_WEIGHT * parts["photometric"]
             + SMOOTH_WEIGHT * parts["smooth"]
-            + CONSISTENCY_WEIGHT * parts["consistency"]
-            + HIDDEN_WEIGHT * parts["hidden"]
-            + 0.2 * parts["visibility"]
-            + APART_WEIGHT * parts["apart"]
-            + KL_WEIGHT * min(2 * progress, 1.0) * parts["kl"]
+            + SLOPE_WEIGHT * parts["slope"]
+            + FOCUS_WEIGHT * parts["focus"]
+            + PACE_WEIGHT * parts["pace"]
+            + OBJECT_WEIGHT * parts["objects"]
+            + KL_WEIGHT * min(3 * self.progress, 1.0) * parts["kl"]
         )
         self.optimizers["network"].zero_grad()
         loss.backward()
@@ -213,113 +177,245 @@ class MotionTask:
         self.optimizers["network"].step()
         return {"loss": loss.item(), **{name: value.item() for name, value in parts.items()}}
 
+    @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
-        """Nothing to do: averaged statistics serve."""
+        """Measure how cameras move, so that `network` can draw new ones."""
+        assert isinstance(network, EgoFlow)
+        network.eval()
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for _ in range(MEASURED_BATCHES):
+            batch = next(self.batches).to(self.device)
+            scene = network.read(batch.frames[:, 0], batch.planes)
+            sight = half(scene)
+            static = batch.known * (1 - sight.objects[:, None])
+            found.append(
+                (fit_camera(sight.nearness, batch.flow_px, static), scene.focus, scene.pace)
+            )
+        speeds, sways = measure_drives(
+            *(torch.cat(parts) for parts in zip(*found, strict=True)),
+            speeds=network.config.speeds,
+            sways=network.config.background_latents - 1,
+        )
+        network.speeds.copy_(speeds)
+        network.sways.copy_(sways)
+
+    @torch.no_grad()
+    def follow(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:
+        """Move the first frames of real clips as these moved, with the objects' mean latents.
+
+        Returns:
+            Where later frames' pixels come from, `(B * T, 2, H, W)` in pixels, and visibility
+            `(B * T, 1, H, W)`.
+        """
+        network = self.network
+        assert isinstance(network, EgoFlow)
+        scene = network.read(batch.frames[:, 0], batch.planes)
+        sight, known = half(scene), batch.known
+        camera = fit_camera(sight.nearness, batch.flow_px, known * (1 - sight.objects[:, None]))
+        left_over = (batch.flow_px - to_px(camera_flow(sight.nearness, camera))) * known
+        mean, _ = self.helpers["objects"](left_over, sight.objects)
+        velocity = network.own_velocity(scene, mean_speed(camera), mean)
+        forward_px = camera_flow(scene.nearness, camera, velocity)
+        forward_px = forward_px * (FOCAL * forward_px.shape[-1] / 2)
+        nearness = moved_nearness(scene.nearness, camera, velocity)
+        flow_px, visible, _ = carry(forward_px.flatten(0, 1), nearness.flatten(0, 1))
+        return flow_px, visible
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
-        """Two samples a clip: first and last real frame, warped frame, flow and visibility."""
+        """Two samples a clip: first and last real frame, warped frame, flow, what is visible and
+        how near everything is.
+        """
+        assert isinstance(network, EgoFlow)
         network.eval()
         generator = torch.Generator().manual_seed(1)
         rows, batch = [], self.held_out
-        shape = (len(batch.frames), MOTION.latent_rows, MOTION.latent_size)
+        encoded = network.encode(batch.frames[:, 0], batch.planes)
         for _ in range(2):
-            latents = torch.randn(shape, generator=generator).to(self.device)
-            output = network(batch.frames[:, 0], batch.planes, latents)
-            flow = masked_flow_px(output.flow, output.visibility).unflatten(0, (len(latents), -1))
+            latents = torch.randn(
+                (len(batch.frames), 1, MOTION.latent_size), generator=generator
+            ).to(self.device)
+            output = network.decode(encoded, latents)
+            half_px = output.flow.new_tensor([(n - 1) / 2 for n in batch.frames.shape[:-3:-1]])
+            flow_px = -output.flow[:, :, -1] * half_px.view(1, 2, 1, 1)
+            warped = backward_warp(batch.frames[:, 0], flow_px)
             for b in range(len(latents)):
-                warped = backward_warp(batch.frames[b, :1], flow[b, -1:])[0]
-                colours = torch.from_numpy(flow_to_colour(flow[b, -1].cpu().numpy(), max_px=12.0))
+                seen = output.visibility[b, -1:]
+                colours = torch.from_numpy(flow_to_colour(flow_px[b].cpu().numpy(), max_px=24.0))
+                near = encoded[0][b] / encoded[0][b].amax()
                 rows.append(
                     [
                         batch.frames[b, 0],
                         batch.frames[b, -1],
-                        warped,
+                        warped[b] * seen,
                         colours.permute(2, 0, 1) / 255,
-                        output.visibility[b, -1:].expand(3, -1, -1),
+                        seen.expand(3, -1, -1),
+                        near.sqrt().expand(3, -1, -1),
                     ]
                 )
         return grid_picture(rows)
 
 
-def motion_losses(output: FlowOutput, batch: MotionBatch) -> dict[str, Tensor]:
-    """All losses of one batch but the KL, unweighted."""
-    frames_later = batch.frames[:, 1:].flatten(0, 1)
-    num_frames = batch.frames.shape[1] - 1
-    assert output.flow_back is not None
-    first = batch.frames[:, 0].repeat_interleave(num_frames, dim=0)
-    flow = masked_flow_px(output.flow, output.visibility)
-    back = masked_flow_px(output.flow_back, output.visibility_back)
-    visible = output.visibility.float().flatten(0, 1)[:, None]
-    visible_back = output.visibility_back.float().flatten(0, 1)[:, None]
-    warped, warped_back = backward_warp(first, flow), backward_warp(frames_later, back)
-    photometric = masked_mean(dissimilarity(warped, frames_later), visible) + masked_mean(
-        dissimilarity(warped_back, first), visible_back
+def half(scene: Scene) -> Scene:
+    """The same at the size of the teacher's flows."""
+    return Scene(
+        nearness=F.avg_pool2d(scene.nearness, 2),
+        focus=scene.focus,
+        pace=scene.pace,
+        features=scene.features,
+        objects=F.max_pool2d(scene.objects, 2),
     )
-    # A place in frame t, taken to the first frame and back, should come home.
-    home = flow + backward_warp(back, flow)
-    consistency = masked_mean(home.abs(), visible.detach()).clamp(max=20)
 
-    teacher, teacher_back = batch.flow_px.flatten(0, 1), batch.flow_back_px.flatten(0, 1)
-    seen, seen_back = _agree(teacher, teacher_back), _agree(teacher_back, teacher)
-    error = masked_mean((flow - teacher).abs(), seen) + masked_mean(
-        (back - teacher_back).abs(), seen_back
+
+def to_px(flow: Tensor) -> Tensor:
+    """Slopes `(B, T, 2, H/2, W/2)` to pixels of the full size, as teachers count."""
+    return flow * (FOCAL * flow.shape[-1])
+
+
+def fit_camera(nearness: Tensor, flow_px: Tensor, weight: Tensor) -> Tensor:
+    """The camera's path that explains flows best, by least squares that forgive outliers.
+
+    Args:
+        nearness: `(B, 1, H/2, W/2)`.
+        flow_px: `(B, T, 2, H/2, W/2)`, where the first frame's places go.
+        weight: `(B, T, 1, H/2, W/2)`, 0 where that is not known or not due to the camera.
+
+    Returns:
+        `(B, T, 6)`, see `camera_flow`.
+    """
+    height, width = flow_px.shape[-2:]
+    flow = flow_px / (FOCAL * width)
+    seen_at = slopes(height, width, flow.device) + flow
+    # To first order in the turns, shifts are exact at the place that the teacher sees. Later steps
+    # start from the camera found so far.
+    camera, share, left_over = flow.new_zeros(*flow.shape[:2], 6), weight, flow
+    near = nearness.expand(*flow.shape[:2], height, width)
+    for step in range(FIT_STEPS):
+        adds = _adds(near, seen_at)
+        scaled = (adds * share.expand_as(flow).flatten(2)[..., None]).transpose(-1, -2)
+        ridge = RIDGE * share.flatten(2).sum(-1)[..., None, None].clamp_min(1.0)
+        normal = scaled @ adds + ridge * torch.eye(6, device=flow.device)
+        more = torch.linalg.solve(normal, scaled @ left_over.flatten(2)[..., None])
+        camera = camera + more[..., 0]
+        if step < FIT_STEPS - 1:
+            found = camera_flow(nearness, camera)
+            left_over = flow - found
+            share = weight * FIT_PX / (_length(left_over) * (FOCAL * width) + FIT_PX / 4)
+            seen_at = slopes(height, width, flow.device) + found
+            near = moved_nearness(nearness, camera)[:, :, 0]
+    return camera
+
+
+def _adds(nearness: Tensor, seen_at: Tensor) -> Tensor:
+    """What each of a camera's six adds to the flow of places seen at slopes `seen_at`."""
+    x, y = seen_at.unbind(2)
+    zero = torch.zeros_like(x)
+    right = torch.stack([-nearness, zero, nearness * x, -(1 + x * x), -x * y, y], dim=-1)
+    down = torch.stack([zero, -nearness, nearness * y, -x * y, -(1 + y * y), -x], dim=-1)
+    return torch.stack([right, down], dim=2).flatten(2, 4)
+
+
+def mean_speed(camera: Tensor) -> Tensor:
+    """Cameras `(B, T, 6)` to speeds ahead `(B, 1)` per frame, by least squares."""
+    frames = torch.arange(1, camera.shape[1] + 1, device=camera.device)
+    out: Tensor = (camera[:, :, 2] * frames).sum(1, keepdim=True) / (frames * frames).sum()
+    return out
+
+
+def depth_losses(
+    batch: MotionBatch, scene: Scene, flow_px: Tensor, known: Tensor
+) -> dict[str, Tensor]:
+    """Losses of what is seen in the picture, unweighted.
+
+    Args:
+        batch: The clips.
+        scene: Read from their first frames.
+        flow_px: `(B, T, 2, H/2, W/2)`, due to the camera alone.
+        known: `(B, T, 1, H/2, W/2)`, see `MotionBatch`.
+    """
+    static = 1 - F.max_pool2d(scene.objects, 2)[:, None]
+    error = _length(flow_px - batch.flow_px) / 2
+    error = torch.where(static > 0.5, error, error.clamp(max=PARKED_PX) / 2)
+    teacher = masked_mean(error, known / (1 + FAST / 2 * _length(batch.flow_px)))
+
+    first, count = batch.frames[:, 0], flow_px.shape[1]
+    later = int(torch.randint(count // 4, count, ()))
+    full_px = F.interpolate(
+        flow_px[:, later], scale_factor=2.0, mode="bilinear", align_corners=False
     )
-    eps = 1e-4
-    guess = torch.cat([visible, visible_back]).clamp(eps, 1 - eps)
-    # Flat places are visible although no flow is sure of them: what looks right counts as seen.
-    target = torch.cat(
-        [
-            torch.maximum(seen, _looks_right(first, teacher, frames_later)),
-            torch.maximum(seen_back, _looks_right(frames_later, teacher_back, first)),
-        ]
-    )
+    looks = dissimilarity(backward_warp(batch.frames[:, later + 1], full_px), first)
+    inside = backward_warp(torch.ones_like(first[:, :1]), full_px.detach()) > 0.99
+    seen = F.interpolate((known * static)[:, later], scale_factor=2.0) * inside
+
+    # The unit of distance is the camera's height: then road comes nearer by as much as it lies
+    # lower in the picture.
+    road = batch.planes[:, :1]
+    within = road[..., 1:, :] * road[..., :-1, :]
+    count_px = within.sum((1, 2, 3))
+    rise = (scene.nearness[..., 1:, :] - scene.nearness[..., :-1, :]) * within
+    slope = rise.sum((1, 2, 3)) / count_px.clamp_min(1) * (FOCAL * road.shape[-1] / 2)
+    has_road = (count_px > 0.015 * road[0].numel()).float()
+    relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     return {
-        "photometric": photometric,
-        "teacher": error,
-        "smooth": edge_aware_smoothness(flow, frames_later) + edge_aware_smoothness(back, first),
-        "consistency": consistency,
-        "hidden": (1 - visible).mean() + (1 - visible_back).mean(),
-        "visibility": F.binary_cross_entropy(guess, target),
+        "teacher": teacher,
+        "photometric": masked_mean(looks, seen),
+        "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
+        "slope": (slope.clamp_min(0.05).log().abs() * has_road).mean(),
     }
 
 
-def background_change(output: FlowOutput, other: FlowOutput, planes: Tensor) -> Tensor:
-    """How far two outputs differ away from objects, in pixels.
+def way_losses(scene: Scene, camera: Tensor) -> dict[str, Tensor]:
+    """How wrong the network is about where and how fast cameras `(B, T, 6)` went, unweighted."""
+    ahead = camera[:, :, 2:3].detach()
+    side = camera[:, :, :2].detach() - ahead * scene.focus[:, None]
+    missed = (side / ahead.abs().clamp_min(MOVES)).abs().clamp(max=0.3)
+    speed = mean_speed(camera.detach()).clamp_min(STANDS)
+    return {
+        "focus": (missed * (ahead.abs() > MOVES)).mean(),
+        "pace": (speed.log() - scene.pace.log()).abs().mean(),
+    }
+
+
+def measure_drives(
+    camera: Tensor, focus: Tensor, pace: Tensor, *, speeds: int, sways: int
+) -> tuple[Tensor, Tensor]:
+    """Cameras of real clips to what new ones are drawn from.
 
     Args:
-        output: What the first frame's own latents give; not changed by this loss.
-        other: With another foreground latent.
-        planes: `(B, 20, H, W)` label planes of the first frame.
+        camera: `(N, T, 6)`.
+        focus: `(N, 2)`, where they were expected to go.
+        pace: `(N, 1)`, how fast.
+        speeds: K.
+        sways: L.
+
+    Returns:
+        Quantiles of the speed as a share of the pace, `(K,)`, and the L main ways in which cameras
+        leave the straight path, `(L, T, 6)`, each times its standard deviation.
     """
-    objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
-    near = F.max_pool2d(objects, 2 * APART_PX + 1, 1, APART_PX) > 0
-    away = (~near).to(planes.dtype).repeat_interleave(output.flow.shape[2], dim=0)
-    assert output.flow_back is not None
-    assert other.flow_back is not None
-    changes = [
-        masked_flow_px(mine, seen).detach() - masked_flow_px(theirs, theirs_seen)
-        for mine, seen, theirs, theirs_seen in (
-            (output.flow, output.visibility, other.flow, other.visibility),
-            (output.flow_back, output.visibility_back, other.flow_back, other.visibility_back),
-        )
-    ]
-    return torch.stack([masked_mean(change.abs(), away) for change in changes]).sum()
+    speed = mean_speed(camera).clamp_min(0)
+    share = torch.quantile((speed / pace)[:, 0], torch.linspace(0, 1, speeds, device=speed.device))
+    rest = (camera - straight_on(speed, focus, camera.shape[1])) / gain(speed, pace)
+    # Left and right are alike: a mirrored clip shifts, turns and rolls the other way.
+    rest = torch.cat([rest, rest * rest.new_tensor([-1, 1, 1, -1, 1, -1])])
+    weight = rest.new_tensor([NEARNESS_OF_SHIFTS] * 3 + [1.0] * 3)
+    rows = (rest * weight).flatten(1)
+    size = rows.norm(dim=1, keepdim=True)
+    rows = rows * (UNUSUAL * size.median() / size.clamp_min(1e-9)).clamp(max=1.0)
+    _, deviation, ways = torch.linalg.svd(rows, full_matrices=False)
+    found = min(sways, len(ways))
+    out = rest.new_zeros(sways, *camera.shape[1:])
+    out[:found] = (deviation[:found, None] * ways[:found] / len(rows) ** 0.5).view(
+        found, *camera.shape[1:]
+    ) / weight
+    return share, out
 
 
-@torch.no_grad()
-def _looks_right(source: Tensor, flow: Tensor, real: Tensor) -> Tensor:
-    """1 where a warp lands inside and within 5 % of the real colours, `(N, 1, H, W)`."""
-    error = F.avg_pool2d((backward_warp(source, flow) - real).abs().mean(1, keepdim=True), 3, 1, 1)
-    inside = backward_warp(torch.ones_like(error), flow) > 0.99
-    right: Tensor = ((error < 0.05) & inside).float()
-    return right
+def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
+    error = _length(flow_px - batch.flow_px).clamp(max=2 * RUNAWAY_PX) / 2
+    return masked_mean(error, where / (1 + FAST / 2 * _length(batch.flow_px)))
 
 
-@torch.no_grad()
-def _agree(flow: Tensor, back: Tensor) -> Tensor:
-    """1 where two opposite flows agree within half a pixel and a tenth, `(N, 1, H, W)`."""
-    gap = (flow + backward_warp(back, flow)).norm(dim=1, keepdim=True)
-    inside = backward_warp(torch.ones_like(gap), flow) > 0.99
-    agree: Tensor = ((gap < 0.5 + 0.1 * flow.norm(dim=1, keepdim=True)) & inside).float()
-    return agree
+def _length(vectors: Tensor) -> Tensor:
+    """`(B, T, 2, H, W)` to `(B, T, 1, H, W)`; differentiable at 0 too."""
+    x, y = vectors.unbind(2)
+    return (x * x + y * y + 1e-12).sqrt()[:, :, None]

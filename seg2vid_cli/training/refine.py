@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
 from seg2vid_cli.training import data
-from seg2vid_cli.training.clips import MotionBatch, MotionClips
+from seg2vid_cli.training.clips import MotionBatch, MotionClips, ask_classical
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import dissimilarity, masked_mean
-from seg2vid_cli.training.motion import DOWNSCALE, MOTION, MotionTask, masked_flow_px, shrink
+from seg2vid_cli.training.motion import MOTION, MotionTask
 from seg2vid_cli.warp import backward_warp
 
 REFINE = RefineConfig(image_channels=3, channels=(16, 32, 64, 96, 96), bottleneck=192)
@@ -32,10 +33,10 @@ def check_size(size_hw: tuple[int, int]) -> None:
     """
     height, width = MOTION.size_hw
     factor = size_hw[1] // width
-    if factor < DOWNSCALE or size_hw != (factor * height, factor * width):
+    if factor < 1 or size_hw != (factor * height, factor * width):
         raise InputError(
             f"size {size_hw[1]}x{size_hw[0]} cannot be trained at",
-            hint=f"the motion network's {width}x{height} times {DOWNSCALE}, 3, 4 ...",
+            hint=f"the motion network's {width}x{height} times 1, 2, 3 ...",
         )
 
 
@@ -43,8 +44,8 @@ class RefineTask:
     """Refinement network behind a trained motion network that no longer changes.
 
     Args:
-        motion: A task with trained network and posterior encoders.
-        clips: Training clips, 2, 3 ... times as large as the motion network's frames.
+        motion: A task with trained network and encoder.
+        clips: Training clips, 1, 2, 3 ... times as large as the motion network's frames.
         held_out: Clips for the sample sheet.
         seed: Of weights, augmentation and noise.
         batch: Clips per step; two frames of each are repainted.
@@ -68,7 +69,7 @@ class RefineTask:
         torch.manual_seed(seed)
         self.device = torch.device(device)
         self.settings: Mapping[str, Any] = {"size_hw": list(held_out.frames.shape[-2:])}
-        self.motion, self.held_out = motion, held_out.to(self.device)
+        self.motion, self.held_out = motion, with_teacher(held_out)
         for module in (motion.network, motion.helpers):
             module.eval().requires_grad_(False)
         self.network: nn.Module = Seg2VidRefine(REFINE).to(self.device)
@@ -78,30 +79,35 @@ class RefineTask:
             "network": torch.optim.Adam(self.network.parameters(), self.learning_rate)
         }
         self.generator = torch.Generator().manual_seed(seed)
-        self.batches = data.prefetch(lambda rng: clips.batch(rng, batch), seed)
+        self.batches = data.prefetch(lambda rng: with_teacher(clips.batch(rng, batch)), seed)
 
     @torch.no_grad()
-    def _damage(self, batch: MotionBatch, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def _damage(
+        self, pair: tuple[MotionBatch, MotionBatch], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """Warp the first frame as the real clip moved.
+
+        Args:
+            pair: From `with_teacher`.
+            generator: Chooses the later frames.
 
         Returns:
             Warped frames `(N, 3, H, W)`, visibility `(N, 1, H, W)` and real frames.
         """
+        batch, small = (each.to(self.device) for each in pair)
         size = batch.frames.shape[-2:]
         factor = size[1] // MOTION.size_hw[1]
-        small = shrink(batch, factor)
-        mean, _ = self.motion.posterior(small)
-        output = self.motion.network(small.frames[:, 0], small.planes, mean)
-        num_frames = batch.frames.shape[1] - 1
-        chosen = torch.randint(num_frames, (len(mean), FRAMES_PER_CLIP), generator=generator)
-        rows = (chosen + num_frames * torch.arange(len(mean))[:, None]).flatten()
-        flow = masked_flow_px(output.flow, output.visibility)[rows]
-        visible = output.visibility.flatten(0, 1)[rows, None]
+        flow, visible = self.motion.follow(small)
+        num_clips, num_frames = len(batch.frames), batch.frames.shape[1] - 1
+        chosen = torch.randint(num_frames, (num_clips, FRAMES_PER_CLIP), generator=generator)
+        rows = (chosen + num_frames * torch.arange(num_clips)[:, None]).flatten()
+        flow, visible = flow[rows], visible[rows]
         step_px = [(n - 1) / (n / factor - 1) for n in (size[1], size[0])]
         flow = _stretch(flow, size) * flow.new_tensor(step_px).view(1, 2, 1, 1)
         first = batch.frames[:, 0].repeat_interleave(FRAMES_PER_CLIP, dim=0)
         real = batch.frames[:, 1:].flatten(0, 1)[rows]
-        return backward_warp(first, flow), _stretch(visible, size), real
+        visible = _stretch(visible, size)
+        return backward_warp(first, flow * visible), visible, real
 
     def _repair(
         self, network: nn.Module, warped: Tensor, visible: Tensor, generator: torch.Generator
@@ -113,9 +119,8 @@ class RefineTask:
 
     def step(self) -> Mapping[str, float]:
         """One step; hidden pixels weigh more than visible ones."""
-        batch = next(self.batches).to(self.device)
         self.network.train()
-        warped, visible, real = self._damage(batch, self.generator)
+        warped, visible, real = self._damage(next(self.batches), self.generator)
         with torch.autocast(self.device.type, torch.bfloat16):
             repaired = self._repair(self.network, warped, visible, self.generator).float()
         everywhere = dissimilarity(repaired, real)
@@ -145,6 +150,22 @@ class RefineTask:
         composed = visible * warped + (1 - visible) * repaired
         columns = (warped, visible.expand_as(warped), repaired, composed, real)
         return grid_picture([list(row) for row in zip(*columns, strict=True)])
+
+
+def with_teacher(batch: MotionBatch) -> tuple[MotionBatch, MotionBatch]:
+    """Clips, and the same at the motion network's size with a classical flow's teacher."""
+    factor = batch.frames.shape[-1] // MOTION.size_hw[1]
+    frames = F.avg_pool2d(batch.frames.flatten(0, 1), factor)
+    frames = frames.unflatten(0, batch.frames.shape[:2])
+    pictures = (frames * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    flows = torch.from_numpy(np.stack([ask_classical(clip) for clip in pictures])).float()
+    small = MotionBatch(
+        frames=frames,
+        planes=F.avg_pool2d(batch.planes, factor),
+        flow_px=flows[:, :, :2],
+        known=flows[:, :, 2:],
+    )
+    return batch, small
 
 
 def _stretch(x: Tensor, size: torch.Size) -> Tensor:

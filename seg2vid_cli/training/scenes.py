@@ -78,24 +78,16 @@ class MovedStills:
         self.pairs, self.num_frames, self.size_hw = pairs, num_frames, size_hw
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """One clip as `MotionClips.draw` gives it, with an exact teacher, and two more clips.
-
-        The first of the two has the same camera motion and other objects' motion, the second the
-        same objects' motion and another camera's: so that neither half of the latent can say what
-        the other half is for.
-        """
+        """One clip as `MotionClips.draw` gives it, with an exact teacher."""
         pair = self.pairs[int(rng.integers(len(self.pairs)))]
         picture, ids = data.crop_pair(pair, self.size_hw, rng, zoom=(0.75, 1.0))
         picture = data.jitter_colours(picture, rng, 0.6)
         scene = build_scene(picture, np.ascontiguousarray(ids), rng)
-        room = _room_ahead(scene)
-        drive, other_drive = (draw_drive(self.num_frames, room, rng) for _ in range(2))
-        velocity, other_velocity = (draw_velocities(scene, drive, rng) for _ in range(2))
-        frames, teacher = move(scene, drive, velocity, rng)
-        same_camera, _ = move(scene, drive, other_velocity, rng)
-        same_objects, _ = move(scene, other_drive, velocity, rng)
-        ids = data.diversify_classes(scene.train_ids, rng)
-        return frames, ids, teacher, same_camera, same_objects
+        drive = draw_drive(self.num_frames, _room_ahead(scene), rng)
+        frames, flows = move(scene, drive, draw_velocities(scene, drive, rng), rng)
+        teacher = np.ones((self.num_frames, 3, *flows.shape[-2:]), np.float16)
+        teacher[:, :2] = flows[1]
+        return frames, data.diversify_classes(scene.train_ids, rng), teacher
 
 
 class MixedClips:
@@ -107,7 +99,7 @@ class MixedClips:
         share: Of moved stills in a batch.
     """
 
-    def __init__(self, clips: MotionClips, stills: MovedStills, *, share: float = 0.5) -> None:
+    def __init__(self, clips: MotionClips, stills: MovedStills, *, share: float = 0.4) -> None:
         self.clips, self.stills, self.share = clips, stills, share
 
     def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:

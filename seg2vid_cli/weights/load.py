@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from seg2vid_cli.errors import CheckpointError, InputError, WeightsError
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -48,7 +49,7 @@ LABEL_SETS: Mapping[str, int] = {"cityscapes-20": NUM_CLASSES, "cityscapes-35": 
 STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "edges": (("edge-detector",), {}),  # with a first frame that is guided by edges
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
-    "motion": (("seg2vid-flow",), {"downscale": int, "objects_apart": bool}),
+    "motion": (("seg2vid-flow", "ego-flow"), {"downscale": int, "objects_apart": bool}),
     "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
     "segmenter": (("segmenter",), {}),  # photo to label map: no part of a clip
     "saliency": (("salgan", "salema"), {"normalise": bool, "blur": bool}),  # nor is this
@@ -61,6 +62,7 @@ FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "pix2pixhd-global": (GlobalConfig, GlobalGenerator),
     "pix2pixhd-local": (LocalConfig, LocalEnhancer),
     "seg2vid-flow": (FlowConfig, Seg2VidFlow),
+    "ego-flow": (EgoFlowConfig, EgoFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
     "segmenter": (SegmenterConfig, Segmenter),
     "salgan": (SalganConfig, Salgan),
@@ -72,6 +74,7 @@ PLANES: Mapping[str, tuple[int, ...]] = {
     "pix2pixhd-global": (35,),
     "pix2pixhd-local": (35,),
     "seg2vid-flow": (NUM_CLASSES, 0),
+    "ego-flow": (NUM_CLASSES,),
 }
 
 

@@ -1,0 +1,436 @@
+"""Motion by way of depth: geometry, what hides what, and its training."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import lively
+
+pytest.importorskip("cv2")
+
+import seg2vid_cli.training.clips as training_clips
+import seg2vid_cli.training.motion as training_motion
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.motion import predict_motion
+from seg2vid_cli.networks.ego_flow import (
+    FOCAL,
+    EgoFlow,
+    EgoFlowConfig,
+    camera_flow,
+    carry,
+    gain,
+    moved_nearness,
+    quantile,
+    slopes,
+    straight_on,
+)
+from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
+from seg2vid_cli.training.motion import MotionTask, fit_camera, mean_speed, measure_drives, to_px
+from seg2vid_cli.warp import backward_warp
+
+H, W, T = 64, 128, 3
+CONFIG = EgoFlowConfig(
+    size_hw=(H, W),
+    image_channels=3,
+    label_planes=20,
+    num_frames=T,
+    channels=(4, 5, 6, 7, 8),
+    full_channels=4,
+    background_latents=4,
+    foreground_latents=3,
+    latent_channels=2,
+    speeds=5,
+)
+PATH = torch.tensor([[0.02, -0.01, 0.4, 0.01, -0.006, 0.004]])  # per frame
+
+
+def cameras(per_frame=PATH, frames=T):
+    return per_frame[:, None] * torch.arange(1, frames + 1)[:, None]
+
+
+def network(**changes):
+    made = lively(EgoFlow(replace(CONFIG, **changes)))
+    made.speeds.copy_(torch.linspace(0.2, 2, CONFIG.speeds))
+    made.sways.normal_(0, 0.01)
+    return made
+
+
+def street(ids=0):
+    planes = torch.zeros(1, 20, H, W)
+    planes[:, ids] = 1
+    return torch.rand(1, 3, H, W), planes
+
+
+def wall(nearness=0.2):
+    return torch.full((1, 1, H, W), nearness)
+
+
+class TestCameraFlow:
+    def test_a_standing_camera_sees_no_flow(self):
+        flow = camera_flow(torch.rand(1, 1, H, W), torch.zeros(1, T, 6))
+        assert flow.shape == (1, T, 2, H, W)
+        assert flow.abs().max() < 1e-6
+
+    def test_points_go_where_a_pinhole_camera_sees_them(self):
+        nearness = 0.05 + 0.3 * torch.rand(1, 1, H, W)
+        camera = cameras()
+        flow = camera_flow(nearness, camera)
+        across, down = slopes(H, W)
+        points = torch.stack([across, down, torch.ones(H, W)]).double() / nearness[0].double()
+        for t in range(T):
+            x, y, z, yaw, pitch, roll = (float(v) for v in camera[0, t])
+            seen = points - torch.tensor([x, y, z]).view(3, 1, 1)
+            turns = [
+                [[math.cos(yaw), 0, -math.sin(yaw)], [0, 1, 0], [math.sin(yaw), 0, math.cos(yaw)]],
+                [
+                    [1, 0, 0],
+                    [0, math.cos(pitch), -math.sin(pitch)],
+                    [0, math.sin(pitch), math.cos(pitch)],
+                ],
+                [
+                    [math.cos(roll), math.sin(roll), 0],
+                    [-math.sin(roll), math.cos(roll), 0],
+                    [0, 0, 1],
+                ],
+            ]
+            for turn in turns:
+                seen = torch.einsum("ij,jhw->ihw", torch.tensor(turn).double(), seen)
+            wanted = seen[:2] / seen[2] - torch.stack([across, down])
+            torch.testing.assert_close(flow[0, t], wanted.float(), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("index", "channel", "sign"),
+        [(0, 0, -1), (1, 1, -1), (3, 0, -1), (4, 1, -1)],
+        ids=["shift right", "shift down", "turn right", "turn down"],
+    )
+    def test_the_picture_goes_the_other_way(self, index, channel, sign):
+        camera = torch.zeros(1, 1, 6)
+        camera[..., index] = 0.05
+        flow = camera_flow(wall(), camera)[0, 0]
+        assert (sign * flow[channel] > 0).all()
+
+    def test_a_camera_that_rolls_clockwise_sees_things_roll_the_other_way(self):
+        camera = torch.zeros(1, 1, 6)
+        camera[..., 5] = 0.05
+        flow = camera_flow(wall(), camera)[0, 0]
+        assert flow[1, H // 2, -1] < 0  # the right side rises
+        assert flow[0, 0, W // 2] < 0  # the upper side goes left
+
+    def test_driving_ahead_everything_flees_from_the_focus(self):
+        focus = torch.tensor([[0.1, -0.05]])
+        camera = straight_on(torch.tensor([[0.5]]), focus, T)
+        assert camera.shape == (1, T, 6)
+        flow, away = camera_flow(wall(), camera)[0, -1], slopes(H, W) - focus.view(2, 1, 1)
+        cosine = torch.nn.functional.cosine_similarity(flow, away, dim=0)
+        assert cosine.min() > 0.9999
+
+    def test_what_moves_along_with_the_camera_stays_as_it_is(self):
+        speed = torch.tensor([[0.5]])
+        velocity = torch.tensor([0.0, 0.5]).view(1, 2, 1, 1).expand(1, 2, H, W)
+        camera = straight_on(speed, torch.zeros(1, 2), T)
+        assert camera_flow(wall(), camera, velocity).abs().max() < 1e-6
+        torch.testing.assert_close(
+            moved_nearness(wall(), camera, velocity), wall()[:, None].expand(1, T, 1, H, W)
+        )
+
+    def test_the_sky_does_not_come_nearer_and_nothing_comes_behind_the_camera(self):
+        camera = straight_on(torch.tensor([[100.0]]), torch.zeros(1, 2), T)
+        assert camera_flow(wall(0.0), camera).abs().max() < 1e-6
+        assert torch.isfinite(camera_flow(wall(0.5), camera)).all()
+        assert moved_nearness(wall(0.5), camera).max() <= 0.5 / 0.15 + 1e-4
+
+
+class TestCarry:
+    def shifted_box(self):
+        """A near box of 8x8 px that goes 10 px to the right in front of a wall that stands."""
+        nearness = wall(0.1)
+        nearness[..., 20:28, 30:38] = 0.5
+        flow = torch.zeros(1, 2, H, W)
+        flow[:, 0, 20:28, 30:38] = 10
+        return flow, nearness
+
+    def test_the_near_hides_the_far(self):
+        forward, nearness = self.shifted_box()
+        flow, visible, back = carry(forward, nearness)
+        assert (flow[0, 0, 20:28, 40:48] == -10).all()
+        assert (flow[0, 0, 20:28, 50:] == 0).all()
+        hidden = visible[0, 0] == 0
+        assert hidden[21:27, 31:37].all()  # what comes into sight behind it
+        assert not hidden[:19].any()
+        assert hidden.sum() <= 64
+        lost = back[0, 0] == 0
+        assert lost[20:28, 40:48].all()  # the wall behind the box
+        assert lost.sum() == 64
+
+    def test_a_far_thing_goes_behind(self):
+        forward, nearness = self.shifted_box()
+        nearness[..., 20:28, 30:38] = 0.02
+        flow, _, back = carry(forward, nearness)
+        assert (flow[0, 0, 20:28, 40:48] == 0).all()
+        assert (back[0, 0, 20:28, 30:38] == 0).all()
+
+    def test_flow_goes_on_into_what_comes_into_sight(self):
+        forward, nearness = self.shifted_box()
+        flow, visible, _ = carry(forward + 0.5, nearness)
+        assert (visible[0, 0, 22:26, 32:36] == 0).all()
+        assert (flow[0, :, 22:26, 32:36] <= 0).all()
+        assert (flow[0, 1, 22:26, 32:36] < 0).all()
+
+    def test_growing_surfaces_have_no_cracks(self):
+        """Seen from half the distance, everything is twice as large."""
+        nearness, camera = wall(0.1), torch.tensor([[[0.0, 0.0, 5.0, 0.0, 0.0, 0.0]]])
+        forward = camera_flow(nearness, camera)[0] * (FOCAL * W / 2)
+        flow, visible, back = carry(forward, moved_nearness(nearness, camera)[0])
+        assert visible.min() == 1
+        x = torch.arange(W) + 0.5 - W / 2
+        torch.testing.assert_close(flow[0, 0, H // 2], -x / 2, rtol=0, atol=0.3)
+        assert back[0, 0, H // 4 + 1 : 3 * H // 4 - 1, W // 4 + 1 : 3 * W // 4 - 1].min() == 1
+        assert back[0, 0, : H // 4 - 1].max() == 0  # outside the later frame
+
+    def test_there_and_back_again(self):
+        nearness = 0.05 + 0.1 * slopes(H, W)[1].clamp_min(0)[None, None]
+        camera = cameras()[:, :1]
+        forward = camera_flow(nearness, camera)[0] * (FOCAL * W / 2)
+        flow, visible, _ = carry(forward, moved_nearness(nearness, camera)[0])
+        home = flow + backward_warp(forward, flow)
+        assert visible[..., 4:-4, 4:-4].min() == 1
+        assert home[..., 4:-4, 4:-4].abs().max() < 0.05
+
+
+class TestNetwork:
+    def test_shapes_and_ranges(self):
+        output = network()(*street(), torch.randn(1, 1, CONFIG.latent_size))
+        assert output.flow.shape == output.flow_back.shape == (1, 2, T, H, W)
+        for visible in (output.visibility, output.visibility_back):
+            assert visible.shape == (1, T, H, W)
+            assert visible.min() >= 0
+            assert visible.max() <= 1
+
+    def test_one_picture_serves_many_latents(self):
+        made, (frame, planes) = network(), street(13)
+        latents = torch.randn(3, 1, CONFIG.latent_size)
+        encoded = made.encode(frame, planes)
+        together = made.decode(encoded, latents)
+        for row in range(3):
+            alone = made.decode(encoded, latents[row : row + 1])
+            torch.testing.assert_close(together.flow[row : row + 1], alone.flow)
+        assert made.decode(encoded, latents, both_ways=False).flow_back is None
+
+    @pytest.mark.parametrize("size_hw", [(32, 32), (64, 160), (96, 64)])
+    def test_any_size_of_whole_cells(self, size_hw):
+        planes = torch.zeros(1, 20, *size_hw)
+        output = network()(torch.rand(1, 3, *size_hw), planes, torch.randn(1, 1, 7))
+        assert output.flow.shape == (1, 2, T, *size_hw)
+
+    def test_the_foreground_latent_moves_objects_only(self):
+        made, (frame, planes) = network(), street()
+        planes[:, 0, 20:40, 30:60], planes[:, 13, 20:40, 30:60] = 0, 1
+        latents = torch.randn(1, 1, CONFIG.latent_size).repeat(2, 1, 1)
+        latents[1, :, CONFIG.background_latents :].normal_()
+        one, other = made(
+            frame.expand(2, -1, -1, -1), planes.expand(2, -1, -1, -1), latents
+        ).flow_back
+        change = (one - other).abs().amax((0, 1))
+        assert change[20:40, 30:60].mean() > 1e-4
+        change[20:40, 30:60] = 0
+        assert change.max() == 0
+
+    def test_the_first_latent_is_the_speed(self):
+        made, (frame, planes) = network(), street()
+        scene = made.read(frame.expand(3, -1, -1, -1), planes.expand(3, -1, -1, -1))
+        latents = torch.zeros(3, CONFIG.background_latents)
+        latents[:, 0] = torch.tensor([-9.0, 0.0, 9.0])
+        speed, camera = made.drive(latents, scene)
+        torch.testing.assert_close(speed[:, 0] / scene.pace[:, 0], torch.tensor([0.2, 1.1, 2.0]))
+        torch.testing.assert_close(mean_speed(camera), speed)
+
+    def test_quantiles_are_read_between_their_places(self):
+        table = torch.tensor([0.0, 1.0, 4.0])
+        share = torch.tensor([-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0])
+        assert quantile(table, share).tolist() == [0, 0, 0.5, 1, 2.5, 4, 4]
+
+    def test_the_command_moves_frames_with_it(self):
+        frame, planes = street(13)
+        latents = torch.randn(2, 1, CONFIG.latent_size)
+        big = torch.nn.functional.interpolate(frame, scale_factor=2.0)
+        big_planes = planes.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        motions = predict_motion(
+            network(), big, big_planes, latents, downscale=2, compute=resolve_compute("cpu", "fp32")
+        )
+        assert len(motions) == 2
+        for motion in motions:
+            assert motion.flow_px.shape == (T, 2, 2 * H, 2 * W)
+            hidden = (motion.visibility == 0)[:, None].expand_as(motion.flow_px)
+            assert (motion.flow_px[hidden] == 0).all()  # read from where it lies
+
+
+class TestFit:
+    def scene(self):
+        nearness = 0.02 + 0.2 * slopes(H, W)[1].clamp_min(0)[None, None]
+        nearness[..., :40, :30] = 0.15  # a house
+        return nearness
+
+    def test_the_camera_is_found_again(self):
+        camera = cameras(PATH, 8)
+        flow = to_px(camera_flow(self.scene(), camera))
+        found = fit_camera(self.scene(), flow, torch.ones(1, 8, 1, H, W))
+        torch.testing.assert_close(found[..., 2:], camera[..., 2:], rtol=0.04, atol=2e-3)
+        error = (to_px(camera_flow(self.scene(), found)) - flow).abs()
+        assert error.max() < 0.4  # of 40 px
+        assert flow.abs().max() > 10
+
+    def test_outliers_and_what_has_no_weight_do_not_count(self):
+        camera = cameras()
+        flow = to_px(camera_flow(self.scene(), camera))
+        weight = torch.ones(1, T, 1, H, W)
+        clean = fit_camera(self.scene(), flow, weight)
+        flow[..., 50:60, 60:80] += 30  # a truck
+        spoilt = fit_camera(self.scene(), flow, weight)
+        torch.testing.assert_close(spoilt, clean, rtol=0.1, atol=0.01)
+        weight[..., 50:60, 60:80] = 0
+        flow[..., 50:60, 60:80] += 1e4
+        torch.testing.assert_close(
+            fit_camera(self.scene(), flow, weight), clean, rtol=0.02, atol=2e-3
+        )
+
+    def test_nothing_known_is_no_motion(self):
+        found = fit_camera(self.scene(), torch.zeros(1, T, 2, H, W), torch.zeros(1, T, 1, H, W))
+        assert found.abs().max() == 0
+
+    def test_drives_that_were_measured_are_drawn_again(self):
+        torch.manual_seed(0)
+        count, frames = 400, 8
+        speed = 0.2 + 0.6 * torch.rand(count, 1)
+        focus, pace = 0.1 * torch.randn(count, 2), torch.full((count, 1), 0.5)
+        turn = 0.01 * torch.randn(count, 1) * gain(speed, pace)[:, 0]
+        camera = straight_on(speed, focus, frames)
+        camera[..., 3] += turn * torch.arange(1, frames + 1)
+        speeds, sways = measure_drives(camera, focus, pace, speeds=9, sways=5)
+        assert speeds.shape == (9,)
+        assert sways.shape == (5, frames, 6)
+        torch.testing.assert_close(speeds, torch.linspace(0.4, 1.6, 9), rtol=0, atol=0.08)
+        assert (speeds.diff() >= 0).all()
+        yaw = sways[0, :, 3].abs()
+        torch.testing.assert_close(yaw, 0.01 * torch.arange(1.0, frames + 1), rtol=0.2, atol=0)
+        others = sways.clone()
+        others[0, :, 3] = 0
+        assert others.abs().max() < 1e-3
+
+    def test_clips_and_their_mirror_images_sway_alike(self):
+        torch.manual_seed(0)
+        camera = torch.randn(50, T, 6)
+        focus, pace = torch.zeros(50, 2), torch.ones(50, 1)
+        mirror = torch.tensor([-1, 1, 1, -1, 1, -1])
+        found = [
+            measure_drives(each, focus, pace, speeds=3, sways=18)[1]
+            for each in (camera, camera * mirror)
+        ]
+        spreads = [(sways**2).sum(0).sqrt() for sways in found]
+        torch.testing.assert_close(*spreads, rtol=1e-3, atol=1e-4)
+        both = torch.einsum("ktc,ktd->tcd", found[0], found[0])
+        assert both[:, 0, 1].abs().max() < 1e-3  # a shift to the side says nothing of one down
+
+
+class TestTraining:
+    def test_it_learns_how_near_a_wall_is(self):
+        """Two walls side by side, one nearer: from flows alone the network finds which."""
+        torch.manual_seed(0)
+        made = EgoFlow(CONFIG)
+        frame = torch.rand(4, 3, H, W)
+        planes = torch.zeros(4, 20, H, W)
+        planes[:, 2, :, : W // 2] = planes[:, 8, :, W // 2 :] = 1
+        truth = torch.full((4, 1, H // 2, W // 2), 0.05)
+        truth[..., W // 4 :] = 0.2
+        paths = torch.zeros(4, 6)
+        paths[0, 0], paths[1, 1], paths[2, 2], paths[3] = 0.2, 0.1, 0.4, PATH[0]
+        flow = to_px(camera_flow(truth, cameras(paths)))
+        optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+        for _ in range(40):
+            nearness = torch.nn.functional.avg_pool2d(made.read(frame, planes).nearness, 2)
+            camera = fit_camera(nearness.detach(), flow, torch.ones(4, T, 1, H // 2, W // 2))
+            loss = (to_px(camera_flow(nearness, camera)) - flow).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            nearness = made.eval().read(frame, planes).nearness
+        left, right = nearness[..., : W // 2 - 8].mean(), nearness[..., W // 2 + 8 :].mean()
+        assert right > 1.5 * left
+
+    def test_a_frozen_copy_gives_the_same(self):
+        made, inputs = network(), street()
+        latents = torch.randn(1, 1, CONFIG.latent_size)
+        one, other = made(*inputs, latents), deepcopy(made)(*inputs, latents)
+        assert torch.equal(one.flow, other.flow)
+        assert np.isfinite(one.flow.numpy()).all()
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """A textured wall that slides 2 px to the left with every frame."""
+    rng = np.random.default_rng(1)
+    wide = np.kron(rng.integers(0, 255, (32, 84, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+    frames = np.stack([wide[:, 2 * t : 2 * t + 256] for t in range(12)])
+    ids = np.zeros((12, 128, 256), np.uint8)
+    ids[:, 60:100, 100:150] = 13
+    drive = DriveClip(name="drive", frames=frames, train_ids=ids)
+    return MotionClips([drive], strides=[1], num_frames=8)
+
+
+class TestClips:
+    @pytest.fixture
+    def task(self, clips):
+        made = MotionTask(clips, collate([clips.draw(0, None)]), batch=2)
+        yield made
+        made.batches.close()
+
+    def test_a_part_of_a_clip_moves_as_much_faster_as_it_is_enlarged(self, clips, monkeypatch):
+        frames, ids, teacher = clips.draw(0, None)
+        monkeypatch.setattr(training_clips, "ZOOM", (0.5, 0.5))
+        rng = np.random.default_rng(0)
+        parts = [training_clips.zoom_clip(frames, ids, teacher, rng) for _ in range(4)]
+        for part, part_ids, flow in parts:
+            assert part.shape == frames.shape
+            assert part_ids.shape == ids.shape
+            assert flow.shape == teacher.shape
+            assert np.median(flow[2, 0]) == pytest.approx(-12, abs=0.5)
+            assert set(np.unique(flow[:, 2])) <= {0, 1}
+        assert len({part[0].tobytes() for part, _, _ in parts}) > 1
+
+    def test_what_leaves_the_part_but_not_the_frame_is_known(self, clips, monkeypatch):
+        monkeypatch.setattr(training_clips, "ZOOM", (0.5, 0.5))
+        rng = np.random.default_rng(0)
+        clip = clips.draw(0, None)
+        assert clip[2][2, 2, :, :2].max() == 0
+        flows = [training_clips.zoom_clip(*clip, rng)[2] for _ in range(9)]
+        assert max(flow[2, 2, :, :2].mean() for flow in flows) > 0.9
+
+    def test_a_real_clip_is_followed(self, task, clips):
+        batch = collate([clips.draw(0, None)])
+        flow, visible = (part[2] for part in task.follow(batch))
+        assert flow[0, :, :200].median() == pytest.approx(6, abs=0.5)
+        assert flow[1].abs().median() < 0.5
+        assert visible[0, 8:-8, :246].mean() > 0.99
+        assert visible[0, 8:-8, 252:].mean() < 0.2  # what has come in at the right
+
+    def test_at_the_end_cameras_are_measured(self, task, monkeypatch):
+        monkeypatch.setattr(training_motion, "MEASURED_BATCHES", 2)
+        before = {name: value.clone() for name, value in task.network.named_parameters()}
+        assert task.network.sways.abs().max() == 0
+        task.finish(task.network)
+        assert task.network.sways.abs().max() > 0
+        assert (task.network.speeds.diff() >= 0).all()
+        assert all(torch.equal(v, before[k]) for k, v in task.network.named_parameters())
+
+    def test_steps_change_network_and_encoder(self, task):
+        both = task.network, task.helpers
+        before = [[p.clone() for p in module.parameters()] for module in both]
+        for _ in range(2):  # the objects' velocity is 0 at first
+            assert all(math.isfinite(value) for value in task.step().values())
+        for module, old in zip(both, before, strict=True):
+            assert any(not torch.equal(*two) for two in zip(module.parameters(), old, strict=True))
