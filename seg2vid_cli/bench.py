@@ -272,7 +272,7 @@ class EagerCompute(Compute):
         return x
 
     @contextmanager
-    def run(self) -> Iterator[None]:
+    def run(self, network: nn.Module | None = None) -> Iterator[None]:
         """Without gradients."""
         with torch.inference_mode():
             yield

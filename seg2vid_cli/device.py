@@ -41,10 +41,11 @@ class Compute:
         """Make a network fast to run here: norms folded, channels last, the number format fixed.
 
         Args:
-            network: In evaluation mode; changed, and not to be trained again.
+            network: In evaluation mode; changed, and not to be trained again. One that is `precise`
+                stays float32.
         """
         fold_norms(network)
-        dtype = _DTYPES[self.precision]
+        dtype = torch.float32 if is_precise(network) else _DTYPES[self.precision]
         for module in network.modules():  # norms that are left keep their statistics in float32
             if not isinstance(module, _NORMS):
                 for parameter in module.parameters(recurse=False):
@@ -62,16 +63,26 @@ class Compute:
         return x.contiguous(memory_format=torch.channels_last)
 
     @contextmanager
-    def run(self) -> Iterator[None]:
-        """Run networks here: no gradients, the chosen number format, repeatable kernels."""
+    def run(self, network: nn.Module | None = None) -> Iterator[None]:
+        """Run networks here: no gradients, the chosen number format, repeatable kernels.
+
+        Args:
+            network: The one that runs; float32 if it is `precise`.
+        """
         deterministic = torch.backends.cudnn.deterministic
         torch.backends.cudnn.deterministic = True
-        dtype, mixed = _DTYPES[self.precision], self.precision != "fp32"
+        dtype = _DTYPES[self.precision]
+        mixed = self.precision != "fp32" and not (network is not None and is_precise(network))
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=mixed):
                 yield
         finally:
             torch.backends.cudnn.deterministic = deterministic
+
+
+def is_precise(network: nn.Module) -> bool:
+    """Whether a network says of itself that eight binary digits are too few for it."""
+    return getattr(network, "precise", False)
 
 
 class RowLimit:

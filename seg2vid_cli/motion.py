@@ -143,17 +143,17 @@ def predict_motion(
     latents = latents.to(compute.device)
     camera = None if camera_latents is None else camera_latents.to(compute.device)
     small, small_planes = (_shrink(x, downscale) for x in (frame, planes))
-    with compute.run():
+    with compute.run(network):
         features = network.encode(compute.lay_out(small), compute.lay_out(small_planes))
 
     def predict(first: int, last: int) -> list[Motion]:
         own = features if len(frame) == 1 else [x[first:last] for x in features]
-        with compute.run():
+        with compute.run(network):
             output = network.decode(own, latents[first:last], both_ways=forward_flow)
         flow, flow_back, visible = _whole(output)
         seen, seen_back = visible, output.visibility_back.float()
         if camera is not None:
-            with compute.run():
+            with compute.run(network):
                 still = network.decode(own, camera[first:last], both_ways=forward_flow)
             objects = small_planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
             objects = objects if len(frame) == 1 else objects[first:last]

@@ -193,7 +193,10 @@ def test_a_drawn_clip_has_its_exact_flow(monkeypatch):
     assert ids.shape == (H, W)
     assert teacher.shape == (3, 3, H // 2, W // 2)
     assert (teacher[:, :2] == flows[1]).all()  # from the first frame to the later ones
-    assert (teacher[:, 2] == 1).all()  # known everywhere, even of what leaves the picture
+    x = np.arange(0, W, 2) + teacher[:, 0].astype(float)
+    known = teacher[:, 2] == 1
+    assert known[(x > -0.1 * W) & (x < 1.1 * W)].mean() > 0.9  # of what leaves the picture too
+    assert not known[(x < -0.3 * W) | (x > 1.3 * W)].any()
 
 
 def test_batches_mix_real_clips_and_moved_stills():
@@ -208,6 +211,6 @@ def test_batches_mix_real_clips_and_moved_stills():
     assert batch.planes.shape == (4, 20, 128, 256)
     assert batch.known.shape == (4, 8, 1, 64, 128)
     assert batch.known[:2].mean() < 0.9  # real clips: noise, which no flow explains
-    assert batch.known[2:].min() == 1  # moved stills
+    assert batch.known[2:].mean() > 0.8  # moved stills
     only = scenes.MixedClips(clips, scenes.MovedStills([pair]), share=1.0)
     assert only.batch(np.random.default_rng(0), 2).planes[:, SKY].sum() > 0  # drives have no sky

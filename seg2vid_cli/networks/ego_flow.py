@@ -33,7 +33,10 @@ SLOW = 0.25  # of the usual speed: what sways even a standing camera
 SPLATS = 3  # points per pixel and side that are carried along, so that growing things do not tear
 SAME_SURFACE_PX = 0.5
 SAME_NEARNESS = 0.1
-CRACK_PX = 2  # holes that are left by that
+LOOKS = 3
+SPECK = 0.6  # share of a pixel's neighbourhood that is known: then it is too
+RIM = 2  # pixels at the border where the network sees too little
+UPRIGHT = (5, 6, 7, *range(NUM_BACKGROUND, UNLABELLED))  # poles, lights, signs and objects
 EIGHTH = 2  # of the encoder's features, the one that objects are read from
 
 
@@ -113,6 +116,7 @@ class EgoFlow(nn.Module):
     """Predict motion from a picture, its labels and a latent, by way of depth."""
 
     multiple = 32
+    precise = True  # steps in nearness would be steps in the flow
 
     def __init__(self, config: EgoFlowConfig) -> None:
         super().__init__()
@@ -196,6 +200,8 @@ class EgoFlow(nn.Module):
             if skip is skips[EIGHTH]:
                 features = x
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
+        nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
+        nearness = stand_upright(nearness, planes)
         objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
@@ -233,8 +239,8 @@ class EgoFlow(nn.Module):
             forward = camera_flow(scene.nearness, camera, velocity.float())
             height, width = forward.shape[-2:]
             forward_px = forward * (FOCAL * width / 2)
-            nearness = moved_nearness(scene.nearness, camera, velocity.float())
-            flow_px, visible, visible_back = carry(forward_px.flatten(0, 1), nearness.flatten(0, 1))
+            growth = camera_growth(scene.nearness, camera, velocity.float())
+            flow_px, visible, visible_back = carry(forward_px, scene.nearness, growth)
         half = forward.new_tensor([(width - 1) / 2, (height - 1) / 2]).view(1, 2, 1, 1, 1)
         videos = (len(latents), self.config.num_frames)
         flow = -flow_px.unflatten(0, videos).transpose(1, 2) / half
@@ -322,8 +328,32 @@ def _shifts(camera: Tensor, velocity: Tensor | None) -> tuple[Tensor, Tensor, Te
     return x - velocity[:, :1] * frames, y, z - velocity[:, 1:] * frames
 
 
-def moved_nearness(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
-    """Nearness of the first frame's places as seen from later frames, `(B, T, 1, H, W)`.
+def stand_upright(nearness: Tensor, planes: Tensor) -> Tensor:
+    """Make things as near at their top as at their foot.
+
+    Every column's run of pixels of one class of thing gets its mean.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        planes: `(B, K, H, W)`.
+    """
+    batch, _, height, width = nearness.shape
+    classes = planes.argmax(1).transpose(1, 2).reshape(batch * width, height)
+    starts = F.pad((classes[:, 1:] != classes[:, :-1]).long(), (1, 0))
+    runs = starts.cumsum(1)
+    columns = nearness[:, 0].transpose(1, 2).reshape(batch * width, height)
+    sums, counts = (
+        torch.zeros_like(columns).scatter_add(1, runs, values)
+        for values in (columns, torch.ones_like(columns))
+    )
+    means = (sums / counts.clamp_min(1)).gather(1, runs)
+    upright = torch.isin(classes, torch.tensor(UPRIGHT, device=classes.device))
+    columns = torch.where(upright, means, columns)
+    return columns.view(batch, width, height).transpose(1, 2)[:, None]
+
+
+def camera_growth(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
+    """How much larger the first frame's places are seen in later frames, `(B, T, 1, H, W)`.
 
     Args:
         nearness: `(B, 1, H, W)`.
@@ -331,7 +361,7 @@ def moved_nearness(nearness: Tensor, camera: Tensor, velocity: Tensor | None = N
         velocity: `(B, 2, H, W)`; see `camera_flow`.
     """
     ahead = 1 - _shifts(camera, velocity)[2] * nearness
-    return (nearness / ahead.clamp_min(CLOSEST))[:, :, None]
+    return (1 / ahead.clamp_min(CLOSEST))[:, :, None]
 
 
 def camera_flow(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
@@ -359,27 +389,63 @@ def camera_flow(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None
     return torch.stack([x - across, y - down], dim=2)
 
 
-def carry(forward_px: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Turn flows round, the nearer in front of the farther.
 
     Args:
-        forward_px: `(N, 2, H, W)`, where places of the first frame go; sides multiples of 32.
-        nearness: `(N, 1, H, W)`, of these places when they are there.
+        forward_px: `(B, T, 2, H, W)`, where places of the first frame go; sides multiples of 32.
+        nearness: `(B, 1, H, W)`, of these places in the first frame.
+        growth: `(B, T, 1, H, W)`, see `camera_growth`.
 
     Returns:
-        Where pixels of the later frame come from, `(N, 2, H, W)`, continued into what the first
-        frame does not show; 1 where it shows them, `(N, 1, H, W)`; and 1 where the later frame
-        shows the first frame's pixels, `(N, 1, H, W)`.
+        Where pixels of the later frames come from, `(B * T, 2, H, W)`, continued into what the
+        first frame does not show; 1 where it shows them, `(B * T, 1, H, W)`; and 1 where the later
+        frame shows the first frame's pixels, `(B * T, 1, H, W)`.
     """
+    nearness = (nearness[:, None] * growth).flatten(0, 1)
+    forward_px, growth = forward_px.flatten(0, 1), growth.flatten(0, 1)
     pairs = [_carry(*pair) for pair in zip(forward_px, nearness, strict=True)]
     flow, known, back = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    flow = _fill(flow, known, round(math.log2(EgoFlow.multiple)))
+    closer, found = _look_closer(flow, forward_px, growth)
+    flow = torch.where((known == 0) & (found > 0), closer, flow)
+    known = torch.maximum(known, found)
+    known = torch.maximum(known, (F.avg_pool2d(known, 3, 1, 1) > SPECK).float())
     exact = -backward_warp(forward_px, flow)  # between pixels too, on the same surface
     same = (exact - flow).abs().amax(1, keepdim=True) < SAME_SURFACE_PX
-    flow = torch.where(same, exact, flow)
-    visible = known
-    for _ in range(CRACK_PX):
-        visible = torch.maximum(visible, (F.avg_pool2d(visible, 3, 1, 1) > 0.5).float())
-    return _fill(flow, known, round(math.log2(EgoFlow.multiple))), visible, back
+    return torch.where(same, exact, flow), known, back
+
+
+def _look_closer(flow: Tensor, forward_px: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
+    """Correct where later pixels come from by where that goes.
+
+    Returns:
+        Flow `(N, 2, H, W)`, and 1 where what lies there comes as close as its size allows,
+        `(N, 1, H, W)`.
+    """
+    height, width = flow.shape[-2:]
+    x = torch.arange(width, device=flow.device).expand(height, width)
+    y = torch.arange(height, device=flow.device)[:, None].expand(height, width)
+    pixels = torch.stack([x, y])
+    # Ground and walls that run towards the camera grow as the square along the way.
+    steps = [
+        F.pad(torch.diff(forward_px[:, :1], dim=3), (0, 1, 0, 0), mode="replicate"),
+        F.pad(torch.diff(forward_px[:, 1:], dim=2), (0, 0, 0, 1), mode="replicate"),
+    ]
+    times = [torch.minimum(torch.maximum(1 + step, growth), growth**2) for step in steps]
+    values = torch.cat([forward_px, *times], dim=1).flatten(2)
+    found = torch.zeros_like(growth)
+    for _ in range(LOOKS):
+        source = (pixels + flow).round()
+        place = _place(source[:, 0], source[:, 1])
+        inside = (place < height * width)[:, None]
+        index = place.clamp(max=height * width - 1).flatten(1)[:, None].expand(-1, 4, -1)
+        there = values.gather(2, index).view(-1, 4, height, width)
+        missed, apart = pixels - source - there[:, :2], there[:, 2:]
+        near = (missed.abs() <= 0.5 + 0.5 * apart).all(1, keepdim=True)
+        found = (inside & near).float()
+        flow = torch.where(inside, source + missed / apart - pixels, flow)
+    return flow, found
 
 
 def _carry(forward_px: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -407,8 +473,8 @@ def _carry(forward_px: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _place(x: Tensor, y: Tensor) -> Tensor:
-    """Number of the pixel at `(H, W)` coordinates of a picture of that size; H * W outside it."""
-    height, width = x.shape
+    """Number of the pixel at `(..., H, W)` coordinates of such a picture; H * W outside it."""
+    height, width = x.shape[-2:]
     column, row = x.round().long(), y.round().long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return torch.where(inside, row * width + column, height * width)

@@ -23,9 +23,9 @@ from seg2vid_cli.networks.ego_flow import (
     EgoFlowConfig,
     Scene,
     camera_flow,
+    camera_growth,
     carry,
     gain,
-    moved_nearness,
     slopes,
     straight_on,
 )
@@ -74,7 +74,9 @@ FIT_PX = 0.5  # errors above count less and less
 RIDGE = 3e-7
 MEASURED_BATCHES = 60
 NEARNESS_OF_SHIFTS = 0.05  # how many pixels' slope a shift is worth, to compare it with turns
-UNUSUAL = 3.0  # times the median size: larger sways are brought down to that
+UNUSUAL = 2.0  # times the median size: larger sways are brought down to that
+UNDERSTOOD = 0.8  # share of the clips whose camera is believed
+TRIMMED = 0.03  # share of the fastest, and of the slowest, that is not drawn again
 
 
 class ObjectEncoder(nn.Module):
@@ -182,17 +184,22 @@ class MotionTask:
         """Measure how cameras move, so that `network` can draw new ones."""
         assert isinstance(network, EgoFlow)
         network.eval()
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        found: list[tuple[Tensor, ...]] = []
         for _ in range(MEASURED_BATCHES):
             batch = next(self.batches).to(self.device)
             scene = network.read(batch.frames[:, 0], batch.planes)
             sight = half(scene)
             static = batch.known * (1 - sight.objects[:, None])
-            found.append(
-                (fit_camera(sight.nearness, batch.flow_px, static), scene.focus, scene.pace)
-            )
+            camera = fit_camera(sight.nearness, batch.flow_px, static)
+            left_over = _length(to_px(camera_flow(sight.nearness, camera)) - batch.flow_px)
+            error = (left_over * static).flatten(1).sum(1) / static.flatten(1).sum(1).clamp_min(1)
+            found.append((camera, scene.focus, scene.pace, error))
+        camera, focus, pace, error = (torch.cat(parts) for parts in zip(*found, strict=True))
+        good = error <= error.quantile(UNDERSTOOD)
         speeds, sways = measure_drives(
-            *(torch.cat(parts) for parts in zip(*found, strict=True)),
+            camera[good],
+            focus[good],
+            pace[good],
             speeds=network.config.speeds,
             sways=network.config.background_latents - 1,
         )
@@ -217,8 +224,8 @@ class MotionTask:
         velocity = network.own_velocity(scene, mean_speed(camera), mean)
         forward_px = camera_flow(scene.nearness, camera, velocity)
         forward_px = forward_px * (FOCAL * forward_px.shape[-1] / 2)
-        nearness = moved_nearness(scene.nearness, camera, velocity)
-        flow_px, visible, _ = carry(forward_px.flatten(0, 1), nearness.flatten(0, 1))
+        growth = camera_growth(scene.nearness, camera, velocity)
+        flow_px, visible, _ = carry(forward_px, scene.nearness, growth)
         return flow_px, visible
 
     @torch.no_grad()
@@ -302,7 +309,7 @@ def fit_camera(nearness: Tensor, flow_px: Tensor, weight: Tensor) -> Tensor:
             left_over = flow - found
             share = weight * FIT_PX / (_length(left_over) * (FOCAL * width) + FIT_PX / 4)
             seen_at = slopes(height, width, flow.device) + found
-            near = moved_nearness(nearness, camera)[:, :, 0]
+            near = nearness * camera_growth(nearness, camera)[:, :, 0]
     return camera
 
 
@@ -389,12 +396,18 @@ def measure_drives(
         sways: L.
 
     Returns:
-        Quantiles of the speed as a share of the pace, `(K,)`, and the L main ways in which cameras
-        leave the straight path, `(L, T, 6)`, each times its standard deviation.
+        Quantiles of the speed as a share of the pace but for the extremes, `(K,)`, and the L main
+        ways in which cameras leave the straight path, `(L, T, 6)`, each times its standard
+        deviation.
     """
     speed = mean_speed(camera).clamp_min(0)
-    share = torch.quantile((speed / pace)[:, 0], torch.linspace(0, 1, speeds, device=speed.device))
+    places = torch.linspace(TRIMMED, 1 - TRIMMED, speeds, device=speed.device)
+    share = torch.quantile((speed / pace)[:, 0], places)
     rest = (camera - straight_on(speed, focus, camera.shape[1])) / gain(speed, pace)
+    # Over so short a time a shift is a matter of speed and acceleration; the rest is noise.
+    frames = torch.arange(1.0, camera.shape[1] + 1, device=camera.device)
+    curve = torch.stack([frames, frames**2], dim=1)
+    rest[..., :3] = curve @ (torch.linalg.pinv(curve) @ rest[..., :3])
     # Left and right are alike: a mirrored clip shifts, turns and rolls the other way.
     rest = torch.cat([rest, rest * rest.new_tensor([-1, 1, 1, -1, 1, -1])])
     weight = rest.new_tensor([NEARNESS_OF_SHIFTS] * 3 + [1.0] * 3)

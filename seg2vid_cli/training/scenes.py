@@ -32,6 +32,7 @@ BACKDROP = (2, 3, 4, 8)  # building, wall, fence, vegetation
 NEAREST, FARTHEST, AT_INFINITY = 0.6, 60.0, 1e4
 STANDS, TURNS = 0.08, 0.25  # shares of the clips
 FINER = 2  # points per pixel and axis that are moved, so that near things have no cracks
+OUTSIDE = 0.25  # of the frame's size: what goes farther is no longer taught
 LARGEST = 0.5  # share of its distance at which a thing leaves the clip, twice as large
 
 
@@ -85,8 +86,8 @@ class MovedStills:
         scene = build_scene(picture, np.ascontiguousarray(ids), rng)
         drive = draw_drive(self.num_frames, _room_ahead(scene), rng)
         frames, flows = move(scene, drive, draw_velocities(scene, drive, rng), rng)
-        teacher = np.ones((self.num_frames, 3, *flows.shape[-2:]), np.float16)
-        teacher[:, :2] = flows[1]
+        known = _lands_nearby(flows[1].astype(np.float32))
+        teacher = np.concatenate([flows[1], known], axis=1, dtype=np.float16)
         return frames, data.diversify_classes(scene.train_ids, rng), teacher
 
 
@@ -108,6 +109,20 @@ class MixedClips:
         rows = rng.integers(len(self.clips.starts), size=size - moved)
         samples = [self.clips.draw(int(row), rng) for row in rows]
         return collate(samples + [self.stills.draw(rng) for _ in range(moved)])
+
+
+def _lands_nearby(flow_px: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where flows `(T, 2, H/2, W/2)` stay in or near the frame, `(T, 1, H/2, W/2)`.
+
+    What the camera passes under or beside has no place in its picture at all.
+    """
+    height, width = (2 * side for side in flow_px.shape[-2:])
+    x = np.arange(0, width, 2) + flow_px[:, 0]
+    y = np.arange(0, height, 2)[:, None] + flow_px[:, 1]
+    across = (x > -OUTSIDE * width) & (x < (1 + OUTSIDE) * width)
+    down = (y > -OUTSIDE * height) & (y < (1 + OUTSIDE) * height)
+    near: NDArray[np.bool_] = (across & down)[:, None]
+    return near
 
 
 def build_scene(
