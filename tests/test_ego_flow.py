@@ -462,3 +462,15 @@ class TestClips:
             assert all(math.isfinite(value) for value in task.step().values())
         for module, old in zip(both, before, strict=True):
             assert any(not torch.equal(*two) for two in zip(module.parameters(), old, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nearness_keeps_its_digits_in_any_format(precision):
+    """In bf16 a road would be stairs, and cracks would open between the steps."""
+    made, (frame, planes) = network(), street()
+    exact = made.read(frame, planes).nearness
+    compute = resolve_compute("cpu", precision)
+    compute.prepare(made)
+    with compute.run(made):
+        assert (made.read(frame, planes).nearness - exact).abs().max() < 1e-5
+    assert {weight.dtype for weight in made.parameters()} == {torch.float32}

@@ -224,9 +224,9 @@ def motion(
     batch: BatchOption = 4,
     networks: NetworksOption = None,
 ) -> None:
-    """Picture and labels to flows; needs a trained segmenter.
+    """Picture and labels to depth and motion; needs a trained segmenter.
 
-    With --pictures and --labels, half of every batch are stills moved as 2.5-D scenes.
+    With --pictures and --labels, four in ten clips are stills moved as 2.5-D scenes.
     """
     device = _check(device, batch)
     if (pictures is None) != (labels is None):
