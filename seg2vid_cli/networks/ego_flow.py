@@ -402,6 +402,10 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
         first frame does not show; 1 where it shows them, `(B * T, 1, H, W)`; and 1 where the later
         frame shows the first frame's pixels, `(B * T, 1, H, W)`.
     """
+    device = forward_px.device
+    if device.type == "mps":  # it cannot take the largest of whole numbers
+        parts = carry(forward_px.cpu(), nearness.cpu(), growth.cpu())
+        return parts[0].to(device), parts[1].to(device), parts[2].to(device)
     nearness = (nearness[:, None] * growth).flatten(0, 1)
     forward_px, growth = forward_px.flatten(0, 1), growth.flatten(0, 1)
     pairs = [_carry(*pair) for pair in zip(forward_px, nearness, strict=True)]
