@@ -34,9 +34,11 @@ SPLATS = 3  # points per pixel and side that are carried along, so that growing 
 SAME_SURFACE_PX = 0.5
 SAME_NEARNESS = 0.1
 LOOKS = 3
-SPECK = 0.6  # share of a pixel's neighbourhood that is known: then it is too
+CRUMB_PX = 2  # half the width of gaps that are closed where most around them is known
 RIM = 2  # pixels at the border where the network sees too little
 UPRIGHT = (5, 6, 7, *range(NUM_BACKGROUND, UNLABELLED))  # poles, lights, signs and objects
+BESIDE_PX = 4
+LEVELLED = 2  # times that neighbours in a thing come nearer to each other
 EIGHTH = 2  # of the encoder's features, the one that objects are read from
 
 
@@ -89,6 +91,7 @@ class Scene:
         pace: `(B, 1)`, usual speed in such a place, camera heights per frame.
         features: `(B, C, H/8, W/8)`, for the objects.
         objects: `(B, 1, H, W)` in [0, 1], share of object classes.
+        classes: `(B, 1, H, W)`, the class that has the largest share.
     """
 
     nearness: Tensor
@@ -96,6 +99,7 @@ class Scene:
     pace: Tensor
     features: Tensor
     objects: Tensor
+    classes: Tensor
 
 
 class UpBlock(nn.Module):
@@ -201,7 +205,8 @@ class EgoFlow(nn.Module):
                 features = x
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
         nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
-        nearness = stand_upright(nearness, planes)
+        classes = planes.argmax(1, keepdim=True)
+        nearness = stand_upright(nearness, classes)
         objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
@@ -209,6 +214,7 @@ class EgoFlow(nn.Module):
             pace=USUAL_PACE * pace.clamp(-PACES, PACES).exp(),
             features=features,
             objects=objects,
+            classes=classes,
         )
 
     def decode(
@@ -289,8 +295,7 @@ class EgoFlow(nn.Module):
         full = F.interpolate(
             velocity, size=scene.objects.shape[-2:], mode="bilinear", align_corners=False
         )
-        out: Tensor = full * scene.objects
-        return out
+        return stand_upright(full.float(), scene.classes) * scene.objects
 
 
 def straight_on(speed: Tensor, focus: Tensor, num_frames: int) -> Tensor:
@@ -328,28 +333,42 @@ def _shifts(camera: Tensor, velocity: Tensor | None) -> tuple[Tensor, Tensor, Te
     return x - velocity[:, :1] * frames, y, z - velocity[:, 1:] * frames
 
 
-def stand_upright(nearness: Tensor, planes: Tensor) -> Tensor:
-    """Make things as near at their top as at their foot.
+def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
+    """Make things as near at their top as at their foot, and as fast.
 
-    Every column's run of pixels of one class of thing gets its mean.
+    Every column's run of pixels of one class of thing gets its mean, and neighbours come nearer to
+    each other, so that legs stay with their bodies.
 
     Args:
-        nearness: `(B, 1, H, W)`.
-        planes: `(B, K, H, W)`.
+        values: `(B, C, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
     """
-    batch, _, height, width = nearness.shape
-    classes = planes.argmax(1).transpose(1, 2).reshape(batch * width, height)
-    starts = F.pad((classes[:, 1:] != classes[:, :-1]).long(), (1, 0))
-    runs = starts.cumsum(1)
-    columns = nearness[:, 0].transpose(1, 2).reshape(batch * width, height)
-    sums, counts = (
-        torch.zeros_like(columns).scatter_add(1, runs, values)
-        for values in (columns, torch.ones_like(columns))
-    )
-    means = (sums / counts.clamp_min(1)).gather(1, runs)
-    upright = torch.isin(classes, torch.tensor(UPRIGHT, device=classes.device))
-    columns = torch.where(upright, means, columns)
-    return columns.view(batch, width, height).transpose(1, 2)[:, None]
+    starts = F.pad((classes[:, :, 1:] != classes[:, :, :-1]).long(), (0, 0, 1, 0))
+    runs = starts.cumsum(2).expand_as(values)
+    counts = torch.zeros_like(values).scatter_add(2, runs, torch.ones_like(values)).clamp_min(1)
+    things = classes == torch.tensor(UPRIGHT, device=classes.device).view(1, -1, 1, 1)
+    shares = _beside(things.to(values.dtype)).clamp_min(1e-6)
+
+    def level(values: Tensor) -> Tensor:
+        sums = torch.zeros_like(values).scatter_add(2, runs, values)
+        return (sums / counts).gather(2, runs)
+
+    made = level(values)
+    for _ in range(LEVELLED):
+        beside = torch.stack(
+            [
+                (_beside(made[:, c : c + 1] * things) / shares * things).sum(1)
+                for c in range(made.shape[1])
+            ],
+            dim=1,
+        )
+        made = level(beside)
+    return torch.where(things.any(1, keepdim=True), made, values)
+
+
+def _beside(values: Tensor) -> Tensor:
+    """Means of what is a little to the left and to the right, `(B, K, H, W)`."""
+    return F.avg_pool2d(values, (1, 2 * BESIDE_PX + 1), 1, (0, BESIDE_PX))
 
 
 def camera_growth(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
@@ -414,7 +433,9 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
     closer, found = _look_closer(flow, forward_px, growth)
     flow = torch.where((known == 0) & (found > 0), closer, flow)
     known = torch.maximum(known, found)
-    known = torch.maximum(known, (F.avg_pool2d(known, 3, 1, 1) > SPECK).float())
+    for _ in range(2):  # crumbs are not worth repainting: the flow goes on across them
+        around = F.avg_pool2d(known, 2 * CRUMB_PX + 1, 1, CRUMB_PX, count_include_pad=False)
+        known = torch.maximum(known, (around > 0.5).float())
     exact = -backward_warp(forward_px, flow)  # between pixels too, on the same surface
     same = (exact - flow).abs().amax(1, keepdim=True) < SAME_SURFACE_PX
     return torch.where(same, exact, flow), known, back

@@ -59,6 +59,7 @@ MOTION = EgoFlowConfig(
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.2
+ROAD = 0.015  # share of the picture: with less, its slope says nothing
 FOCUS_WEIGHT = 0.3
 PACE_WEIGHT = 0.02
 OBJECT_WEIGHT = 0.3
@@ -271,6 +272,7 @@ def half(scene: Scene) -> Scene:
         pace=scene.pace,
         features=scene.features,
         objects=F.max_pool2d(scene.objects, 2),
+        classes=scene.classes,
     )
 
 
@@ -356,12 +358,8 @@ def depth_losses(
 
     # The unit of distance is the camera's height: then road comes nearer by as much as it lies
     # lower in the picture.
-    road = batch.planes[:, :1]
-    within = road[..., 1:, :] * road[..., :-1, :]
-    count_px = within.sum((1, 2, 3))
-    rise = (scene.nearness[..., 1:, :] - scene.nearness[..., :-1, :]) * within
-    slope = rise.sum((1, 2, 3)) / count_px.clamp_min(1) * (FOCAL * road.shape[-1] / 2)
-    has_road = (count_px > 0.015 * road[0].numel()).float()
+    slope, count_px = road_slope(scene.nearness, batch.planes[:, :1])
+    has_road = (count_px > ROAD * first[0, 0].numel()).float()
     relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     return {
         "teacher": teacher,
@@ -369,6 +367,28 @@ def depth_losses(
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
         "slope": (slope.clamp_min(0.05).log().abs() * has_road).mean(),
     }
+
+
+def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much nearness grows per slope down on road, by least squares, and the road's size.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        road: `(B, 1, H, W)`, 1 on road.
+
+    Returns:
+        `(B,)` and `(B,)` in pixels.
+    """
+    height, width = road.shape[-2:]
+    count = road.sum((1, 2, 3))
+    down = slopes(height, width, road.device)[1]
+    middle, mean = (
+        ((value * road).sum((1, 2, 3)) / count.clamp_min(1)).view(-1, 1, 1, 1)
+        for value in (down, nearness)
+    )
+    both = ((down - middle) * (nearness - mean) * road).sum((1, 2, 3))
+    own = ((down - middle).square() * road).sum((1, 2, 3))
+    return both / own.clamp_min(1e-6), count
 
 
 def way_losses(scene: Scene, camera: Tensor) -> dict[str, Tensor]:
