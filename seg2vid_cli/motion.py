@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
-from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.sample import MOTION, Sample
 from seg2vid_cli.warp import backward_warp, half_images_to_px
@@ -33,11 +33,16 @@ class Motion:
         forward_flow_px: `(T, 2, H, W)` in pixels: where each pixel of the source frame goes; None
             where it was not asked for.
         visibility: `(T, H, W)` in [0, 1]; 1 = this place of frame t is visible in the source frame.
+        times: Of the T frames, in steps of the network; 1 to T if empty.
+        again: The same motion at other times and so many times as far, where the network knows what
+            hides what; else flows are averaged and stretched.
     """
 
     flow_px: Tensor
     forward_flow_px: Tensor | None
     visibility: Tensor
+    times: tuple[Fraction, ...] = ()
+    again: Callable[[Sequence[Fraction], float], Motion] | None = None
 
     def at(self, times: Sequence[Fraction]) -> Motion:
         """Motion at other moments, along straight lines between the predicted ones.
@@ -48,11 +53,15 @@ class Motion:
         if list(times) == list(range(1, len(times) + 1)):  # the usual case: nothing to compute
             count = len(times)
             forward = self.forward_flow_px
-            return Motion(
+            return replace(
+                self,
                 flow_px=self.flow_px[:count],
                 forward_flow_px=None if forward is None else forward[:count],
                 visibility=self.visibility[:count],
+                times=tuple(times),
             )
+        if self.again is not None:
+            return self.again(times, 1.0)
         whole = [math.ceil(time) - 1 for time in times]
         shares = [float(time - index) for time, index in zip(times, whole, strict=True)]
         return Motion(
@@ -67,6 +76,9 @@ class Motion:
         """The same motion, so many times as far."""
         if factor == 1:
             return self
+        if self.again is not None:
+            times = self.times or [Fraction(t) for t in range(1, len(self.flow_px) + 1)]
+            return self.again(times, factor)
         forward = self.forward_flow_px
         return replace(
             self,
@@ -148,30 +160,27 @@ def predict_motion(
 
     def predict(first: int, last: int) -> list[Motion]:
         own = features if len(frame) == 1 else [x[first:last] for x in features]
+        if isinstance(network, EgoFlow):
+            with compute.run(network):
+                plan = network.plan(own, latents[first:last])
+            return [
+                _drive_on(network, plan.row(b), size, compute=compute, forward_flow=forward_flow)
+                for b in range(last - first)
+            ]
         with compute.run(network):
             output = network.decode(own, latents[first:last], both_ways=forward_flow)
-        flow, flow_back, visible = _whole(output)
-        seen, seen_back = visible, output.visibility_back.float()
+        offsets = _offsets(output)
         if camera is not None:
             with compute.run(network):
                 still = network.decode(own, camera[first:last], both_ways=forward_flow)
             objects = small_planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
             objects = objects if len(frame) == 1 else objects[first:last]
-            flow, flow_back, visible = _put_together(
-                _offsets(output), _offsets(still), objects.float()
-            )
-            seen = seen_back = torch.ones_like(visible)
-        flows = half_images_to_px(_stretch(flow, size) * _stretch(seen[:, None], size))
-        forward_flows = None
-        if flow_back is not None:
-            forward_flows = half_images_to_px(
-                _stretch(flow_back, size) * _stretch(seen_back[:, None], size)
-            )
-        visible = _stretch(visible[:, None], size)[:, 0]
+            offsets = _put_together(offsets, _offsets(still), objects.float())
+        flow, flow_back, visible = _full_size(offsets, size)
         return [
             Motion(
-                flow_px=flows[b].transpose(0, 1),
-                forward_flow_px=None if forward_flows is None else forward_flows[b].transpose(0, 1),
+                flow_px=flow[b],
+                forward_flow_px=None if flow_back is None else flow_back[b],
                 visibility=visible[b],
             )
             for b in range(last - first)
@@ -180,23 +189,65 @@ def predict_motion(
     return (rows or RowLimit()).run(len(latents), predict)
 
 
+def _drive_on(
+    network: EgoFlow,
+    plan: Plan,
+    size_hw: tuple[int, int],
+    *,
+    compute: Compute,
+    forward_flow: bool,
+    times: Sequence[Fraction] | None = None,
+    scale: float = 1.0,
+) -> Motion:
+    """Motion of one plan at some times; flow goes on where nothing is visible, up to its edge."""
+    with compute.run(network):
+        moments = None if times is None else [float(time) for time in times]
+        output = network.move(plan, times=moments, scale=scale, both_ways=forward_flow)
+    whole = output.flow, output.flow_back, output.visibility
+    flow, flow_back, visible = _full_size(whole, size_hw)
+    seen_back = _stretch(output.visibility_back[:, None], size_hw)[:, 0]
+
+    def again(times: Sequence[Fraction], scale: float) -> Motion:
+        return _drive_on(
+            network,
+            plan,
+            size_hw,
+            compute=compute,
+            forward_flow=forward_flow,
+            times=times,
+            scale=scale,
+        )
+
+    return Motion(
+        flow_px=flow[0] * (visible[0, :, None] > 0),
+        forward_flow_px=None if flow_back is None else flow_back[0] * (seen_back[0, :, None] > 0),
+        visibility=visible[0],
+        times=() if times is None else tuple(times),
+        again=again,
+    )
+
+
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility
-
-
-def _whole(output: FlowOutput) -> Offsets:
-    """Flows in half-images, hidden places included."""
-    back = output.flow_back
-    return output.flow.float(), None if back is None else back.float(), output.visibility.float()
 
 
 def _offsets(output: FlowOutput) -> Offsets:
     """Flows as they are used, in half-images: the paper multiplies the offset by the mask, so a
     hidden place is read from where it lies.
     """
-    flow, back, visible = _whole(output)
-    if back is not None:
-        back = back * output.visibility_back.float()[:, None]
-    return flow * visible[:, None], back, visible
+    visible, flow_back = output.visibility.float(), output.flow_back
+    if flow_back is not None:
+        flow_back = flow_back.float() * output.visibility_back.float()[:, None]
+    return output.flow.float() * visible[:, None], flow_back, visible
+
+
+def _full_size(offsets: Offsets, size_hw: tuple[int, int]) -> Offsets:
+    """Half-images `(B, 2, T, h, w)` to pixels `(B, T, 2, H, W)`, visibility to `(B, T, H, W)`."""
+    flow, back = (
+        None if each is None else half_images_to_px(_stretch(each, size_hw)).transpose(1, 2)
+        for each in offsets[:2]
+    )
+    assert flow is not None
+    return flow, back, _stretch(offsets[2][:, None], size_hw)[:, 0]
 
 
 def _put_together(moving: Offsets, still: Offsets, objects: Tensor) -> Offsets:

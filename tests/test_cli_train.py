@@ -120,7 +120,7 @@ def test_what_was_not_trained_before_is_named(command, says):
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
         ("first-frame --size 100x50", ("100x50", "multiples of 32")),
-        ("refine --clip drive.mp4 --size 320x160", ("320x160", "128x64 times 2, 3, 4")),
+        ("refine --clip drive.mp4 --size 320x160", ("320x160", "256x128 times 1, 2, 3")),
         ("refine --clip drive.mp4 --start nonsense", ("nonsense",)),
         ("motion --clip drive.mp4 --start nonsense", ("nonsense",)),
     ],

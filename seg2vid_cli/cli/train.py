@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -306,7 +306,7 @@ def refine(
     minutes: MinutesOption,
     out: OutOption = Path("runs"),
     size: Annotated[
-        str, typer.Option(metavar="WxH", help="Working size: 128x64 times 2, 3, 4 ...")
+        str, typer.Option(metavar="WxH", help="Working size: 256x128 times 1, 2, 3 ...")
     ] = "256x128",
     start: StartOption = None,
     seed: SeedOption = 0,
@@ -319,7 +319,7 @@ def refine(
     from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
     from seg2vid_cli.training.clips import check_clip, collate
     from seg2vid_cli.training.loop import check_start, load_trained, train
-    from seg2vid_cli.training.motion import MotionTask
+    from seg2vid_cli.training.motion import MOTION, MotionTask
     from seg2vid_cli.training.refine import REFINE, RefineTask, check_size
 
     size_hw = options.parse_size(size)
@@ -335,6 +335,11 @@ def refine(
     )
     clips = _clips(_drives(tuple(clip), runs, device, size_hw), taught=False)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
+    if state["config"] != asdict(MOTION):
+        raise InputError(
+            f"{runs}: the motion network is another one",
+            hint=f"run seg2vid train {MotionTask.name}",
+        )
     behind = MotionTask(clips, shown, device=device)
     behind.network.load_state_dict(state["average"])
     behind.helpers.load_state_dict(state["helpers"])

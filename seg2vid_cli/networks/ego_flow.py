@@ -23,10 +23,11 @@ from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.warp import backward_warp
 
+ENCODER_LEVELS = 5
 FOCAL = 1.9  # focal length in half widths: 55 degrees from left to right
 NEARNESS_SCALE = 0.1
 CLOSEST = 0.15  # of a place's distance: nearer than that nothing comes, it would fill the picture
-FOCUS_REACH = 0.3  # how far from the middle the point that the camera drives to may lie, as a slope
+FOCUS_SCALE = 0.3  # slope of one unit: where the camera drives to, from the middle
 USUAL_PACE = 0.4  # camera heights per frame, about 30 km/h at 15 frames per second
 PACES = 3.0  # natural logarithm of how far from that it may be
 SLOW = 0.25  # of the usual speed: what sways even a standing camera
@@ -38,6 +39,7 @@ CRUMB_PX = 2  # half the width of gaps that are closed where most around them is
 RIM = 2  # pixels at the border where the network sees too little
 UPRIGHT = (5, 6, 7, *range(NUM_BACKGROUND, UNLABELLED))  # poles, lights, signs and objects
 BESIDE_PX = 4
+FIXED_POINT = 2**24
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
 EIGHTH = 2  # of the encoder's features, the one that objects are read from
 
@@ -102,6 +104,25 @@ class Scene:
     classes: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How camera and objects move through a picture.
+
+    Args:
+        nearness: `(B, 1, H, W)`, see `Scene`.
+        camera: `(B, T, 6)`, see `camera_flow`.
+        velocity: `(B, 2, H, W)`, see `camera_flow`.
+    """
+
+    nearness: Tensor
+    camera: Tensor
+    velocity: Tensor
+
+    def row(self, row: int) -> Plan:
+        """That of one picture."""
+        return Plan(**{name: value[row : row + 1] for name, value in vars(self).items()})
+
+
 class UpBlock(nn.Module):
     """Twice the size, beside the encoder's features of that size, through one block."""
 
@@ -125,6 +146,10 @@ class EgoFlow(nn.Module):
     def __init__(self, config: EgoFlowConfig) -> None:
         super().__init__()
         self.config = config
+        if len(config.channels) != ENCODER_LEVELS or config.speeds < 2 or not config.num_frames:
+            raise ValueError(f"{config} is no ego-flow network")
+        if any(side % self.multiple or not side for side in config.size_hw):
+            raise ValueError(f"size {config.size_hw} is not in whole {self.multiple} pixels")
         inputs = config.image_channels + config.label_planes
         widths = config.channels
         before = (inputs, *widths[:-1])
@@ -197,7 +222,7 @@ class EgoFlow(nn.Module):
             x = layer(x)
             skips.append(x)
         x = self.middle(x)
-        focus, pace = self.way(x.mean((2, 3)).float()).split([2, 1], dim=-1)
+        focus, pace = self.way(x.mean((2, 3))).split([2, 1], dim=-1)
         features = x
         for up, skip in zip(self.up_blocks, skips[-2::-1], strict=True):
             x = up(x, skip)
@@ -210,7 +235,7 @@ class EgoFlow(nn.Module):
         objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
-            focus=FOCUS_REACH * focus,
+            focus=FOCUS_SCALE * focus,
             pace=USUAL_PACE * pace.clamp(-PACES, PACES).exp(),
             features=features,
             objects=objects,
@@ -227,31 +252,52 @@ class EgoFlow(nn.Module):
             latents: `(B, 1, latent_size)`.
             both_ways: Whether `flow_back` is wanted.
         """
-        scene = Scene(
-            **dict(
-                zip(
-                    Scene.__dataclass_fields__,
-                    (x.expand(len(latents), *x.shape[1:]) for x in encoded),
-                    strict=True,
-                )
-            )
-        )
+        return self.move(self.plan(encoded, latents), both_ways=both_ways)
+
+    def plan(self, encoded: Sequence[Tensor], latents: Tensor) -> Plan:
+        """Decide how camera and objects move; arguments as in `decode`."""
+        names = Scene.__dataclass_fields__
+        rows = (x.expand(len(latents), *x.shape[1:]) for x in encoded)
+        scene = Scene(**dict(zip(names, rows, strict=True)))
         background, foreground = latents[:, 0].split(
             [self.config.background_latents, self.config.foreground_latents], dim=-1
         )
         speed, camera = self.drive(background.float(), scene)
-        velocity = self.own_velocity(scene, speed, foreground)
-        with torch.autocast(latents.device.type, enabled=False):
-            forward = camera_flow(scene.nearness, camera, velocity.float())
+        velocity = self.own_velocity(scene, speed, foreground).float()
+        return Plan(nearness=scene.nearness, camera=camera, velocity=velocity)
+
+    def move(
+        self,
+        plan: Plan,
+        *,
+        times: Sequence[float] | None = None,
+        scale: float = 1.0,
+        both_ways: bool = True,
+    ) -> FlowOutput:
+        """What is seen at some moments.
+
+        Args:
+            plan: From `plan`.
+            times: Moments in frames, above 0 and up to T; 1 to T if not given.
+            scale: How many times as far everything goes.
+            both_ways: Whether `flow_back` is wanted.
+
+        Returns:
+            As many frames as there are times; `flow` goes on where nothing is visible.
+        """
+        frames = range(1, self.config.num_frames + 1) if times is None else times
+        moments = plan.camera.new_tensor([float(time) for time in frames])
+        camera, velocity = scale * path_at(plan.camera, moments), scale * plan.velocity
+        with torch.autocast(camera.device.type, enabled=False):
+            forward = camera_flow(plan.nearness, camera, velocity, moments)
             height, width = forward.shape[-2:]
             forward_px = forward * (FOCAL * width / 2)
-            growth = camera_growth(scene.nearness, camera, velocity.float())
-            flow_px, visible, visible_back = carry(forward_px, scene.nearness, growth)
+            growth = camera_growth(plan.nearness, camera, velocity, moments)
+            flow_px, visible, visible_back = carry(forward_px, plan.nearness, growth)
         half = forward.new_tensor([(width - 1) / 2, (height - 1) / 2]).view(1, 2, 1, 1, 1)
-        videos = (len(latents), self.config.num_frames)
-        flow = -flow_px.unflatten(0, videos).transpose(1, 2) / half
+        videos = forward.shape[:2]
         return FlowOutput(
-            flow=flow,
+            flow=-flow_px.unflatten(0, videos).transpose(1, 2) / half,
             flow_back=-forward_px.transpose(1, 2) / half if both_ways else None,
             visibility=visible.unflatten(0, videos)[:, :, 0],
             visibility_back=visible_back.unflatten(0, videos)[:, :, 0],
@@ -325,11 +371,23 @@ def slopes(height: int, width: int, device: torch.device | None = None) -> Tenso
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
 
 
-def _shifts(camera: Tensor, velocity: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def path_at(camera: Tensor, times: Tensor) -> Tensor:
+    """Cameras `(B, T, 6)` at moments `(N,)` in frames, along straight lines: `(B, N, 6)`."""
+    path = F.pad(camera, (0, 0, 1, 0))
+    before = (times.ceil().long() - 1).clamp(0, camera.shape[1] - 1)
+    share = (times - before)[:, None]
+    return path[:, before] * (1 - share) + path[:, before + 1] * share
+
+
+def _shifts(
+    camera: Tensor, velocity: Tensor | None, times: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     x, y, z = camera[:, :, :3, None, None].unbind(2)
     if velocity is None:
         return x, y, z
-    frames = torch.arange(1, camera.shape[1] + 1, device=camera.device).view(1, -1, 1, 1)
+    if times is None:
+        times = torch.arange(1.0, camera.shape[1] + 1, device=camera.device)
+    frames = times.view(1, -1, 1, 1)
     return x - velocity[:, :1] * frames, y, z - velocity[:, 1:] * frames
 
 
@@ -350,7 +408,12 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
     shares = _beside(things.to(values.dtype)).clamp_min(1e-6)
 
     def level(values: Tensor) -> Tensor:
-        sums = torch.zeros_like(values).scatter_add(2, runs, values)
+        if values.requires_grad:
+            sums = torch.zeros_like(values).scatter_add(2, runs, values)
+        else:  # sums of whole numbers are the same in any order
+            whole = (values * FIXED_POINT).round().long()
+            sums = torch.zeros_like(whole).scatter_add(2, runs, whole).to(values.dtype)
+            sums = sums / FIXED_POINT
         return (sums / counts).gather(2, runs)
 
     made = level(values)
@@ -371,19 +434,30 @@ def _beside(values: Tensor) -> Tensor:
     return F.avg_pool2d(values, (1, 2 * BESIDE_PX + 1), 1, (0, BESIDE_PX))
 
 
-def camera_growth(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
+def camera_growth(
+    nearness: Tensor,
+    camera: Tensor,
+    velocity: Tensor | None = None,
+    times: Tensor | None = None,
+) -> Tensor:
     """How much larger the first frame's places are seen in later frames, `(B, T, 1, H, W)`.
 
     Args:
         nearness: `(B, 1, H, W)`.
         camera: `(B, T, 6)`.
         velocity: `(B, 2, H, W)`; see `camera_flow`.
+        times: `(T,)`; see `camera_flow`.
     """
-    ahead = 1 - _shifts(camera, velocity)[2] * nearness
+    ahead = 1 - _shifts(camera, velocity, times)[2] * nearness
     return (1 / ahead.clamp_min(CLOSEST))[:, :, None]
 
 
-def camera_flow(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None) -> Tensor:
+def camera_flow(
+    nearness: Tensor,
+    camera: Tensor,
+    velocity: Tensor | None = None,
+    times: Tensor | None = None,
+) -> Tensor:
     """Where the first frame's places are seen in later frames.
 
     Args:
@@ -391,13 +465,14 @@ def camera_flow(nearness: Tensor, camera: Tensor, velocity: Tensor | None = None
         camera: `(B, T, 6)`: the camera's shift right, down and ahead since the first frame, in the
             unit of distance, and its turns to the right, down and clockwise, in radians.
         velocity: `(B, 2, H, W)`, own motion of the places right and ahead, per frame.
+        times: `(T,)`, moments of the cameras in frames; 1 to T if not given.
 
     Returns:
         `(B, T, 2, H, W)` slopes: times `FOCAL` and half the width they are pixels.
     """
     height, width = nearness.shape[-2:]
     across, down = slopes(height, width, nearness.device)
-    shift_x, shift_y, shift_z = _shifts(camera, velocity)
+    shift_x, shift_y, shift_z = _shifts(camera, velocity, times)
     yaw, pitch, roll = camera[:, :, 3:, None, None].unbind(2)
     x, y, z = across - shift_x * nearness, down - shift_y * nearness, 1 - shift_z * nearness
     x, z = yaw.cos() * x - yaw.sin() * z, yaw.sin() * x + yaw.cos() * z
@@ -431,7 +506,8 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
     flow, known, back = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     flow = _fill(flow, known, round(math.log2(EgoFlow.multiple)))
     closer, found = _look_closer(flow, forward_px, growth)
-    flow = torch.where((known == 0) & (found > 0), closer, flow)
+    nearby = (closer - flow).abs().amax(1, keepdim=True) < SAME_SURFACE_PX * 2
+    flow = torch.where((found > 0) & ((known == 0) | nearby), closer, flow)
     known = torch.maximum(known, found)
     for _ in range(2):  # crumbs are not worth repainting: the flow goes on across them
         around = F.avg_pool2d(known, 2 * CRUMB_PX + 1, 1, CRUMB_PX, count_include_pad=False)

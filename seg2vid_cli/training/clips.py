@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.networks.segmenter import Segmenter
@@ -54,7 +55,7 @@ class MotionBatch:
     Args:
         frames: `(B, T + 1, 3, H, W)` in [0, 1], the first frame in front.
         planes: `(B, 20, H, W)` label planes of the first frame.
-        flow_px: `(B, T, 2, H/2, W/2)`, every second pixel of the flow at full size: where the first
+        flow_px: `(B, T, 2, H/2, W/2)`, means of two by two pixels at full size: where the first
             frame's pixels are in frame t, as a teacher sees it. `(B, T, 2, 0, 0)` without one.
         known: `(B, T, 1, H/2, W/2)`, 1 where the teacher can be believed.
     """
@@ -210,15 +211,13 @@ def ask_classical(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
         frames: `(T + 1, H, W, 3)`.
 
     Returns:
-        `(T, 3, H/2, W/2)`, every second pixel: where the first frame's pixels are in frame t, right
-        and down in pixels, and 1 where the flow from there leads back.
+        `(T, 3, H/2, W/2)`, means of two by two pixels: where the first frame's pixels are in frame
+        t, right and down in pixels, and 1 where the flow from there leads back.
     """
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     first, *later = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
     there, back = (
-        torch.from_numpy(
-            np.stack([classical_flow(*pair, estimator)[:, ::2, ::2] for pair in pairs])
-        )
+        F.avg_pool2d(torch.from_numpy(np.stack([classical_flow(*p, estimator) for p in pairs])), 2)
         for pairs in ([(first, grey) for grey in later], [(grey, first) for grey in later])
     )
     return torch.cat([there, agreement(there / 2, back / 2)], dim=1).numpy().astype(np.float16)
@@ -346,7 +345,8 @@ def zoom_clip(
     size = (2 * width, 2 * height)
     part = teacher[..., y : y + part_h, x : x + part_w].transpose(0, 2, 3, 1).astype(np.float32)
     larger = np.stack([cv2.resize(flow, (width, height)) for flow in part]).transpose(0, 3, 1, 2)
-    larger[:, :2] /= share
+    larger[:, 0] *= width / part_w
+    larger[:, 1] *= height / part_h
     larger[:, 2] = larger[:, 2] > 0.99
     return (
         np.stack([cv2.resize(frame[full], size) for frame in frames]),

@@ -199,7 +199,12 @@ def _predict(pipeline: Pipeline, pair: Pair, sample: Sample) -> Motion:
         compute=pipeline.compute,
         camera_latents=camera,
     )
-    return Motion(**{name: value.cpu() for name, value in vars(motion).items()})
+    assert motion.forward_flow_px is not None
+    return Motion(
+        flow_px=motion.flow_px.cpu(),
+        forward_flow_px=motion.forward_flow_px.cpu(),
+        visibility=motion.visibility.cpu(),
+    )
 
 
 def _warping_error(frames: Sequence[NDArray[np.uint8]]) -> float:

@@ -56,11 +56,17 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         state = load_checkpoint(runs / run)
         if state is not None:
             config, network = FAMILIES[family]
-            networks[stage] = network(config_from_dict(config, state["config"]))
+            try:
+                networks[stage] = network(config_from_dict(config, state["config"]))
+            except ValueError as error:
+                raise InputError(
+                    f"{runs}: {run} is of another version: {error}",
+                    hint=f"train it again: seg2vid train {run}",
+                ) from error
             networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
             networks[stage] = base.network(stage)
-            options[stage] = {**options.get(stage, {}), **base.stages[stage].options}
+            options[stage] = dict(base.stages[stage].options)
         elif stage != "segmenter":  # a clip needs none
             raise InputError(f"{runs}: {run} has not been trained", hint=f"seg2vid train {run}")
     if networks["first_frame"].config.edge_planes:  # type: ignore[union-attr]

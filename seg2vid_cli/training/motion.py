@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -59,14 +60,17 @@ MOTION = EgoFlowConfig(
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.2
+LEAST = 0.05
+FARTHEST_FOCUS = 0.3  # from where it was thought to be, as a slope; farther counts as so far
+ENOUGH = 0.05  # share of the pixels of a frame
 ROAD = 0.015  # share of the picture: with less, its slope says nothing
 FOCUS_WEIGHT = 0.3
 PACE_WEIGHT = 0.02
 OBJECT_WEIGHT = 0.3
 KL_WEIGHT = 1e-3
-FAST = 0.15  # a pixel of error in a flow of so many (one over it) counts half
-PARKED_PX = 2.0  # error of what may move by itself that still teaches depth
-RUNAWAY_PX = 8.0  # larger errors of objects are the teacher's
+FAST = 0.075  # a pixel of error in a flow of so many (one over it) counts half
+PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
+RUNAWAY_PX = 16.0  # larger errors of objects are the teacher's
 MOVES = 0.02  # camera heights: below that nothing is known of where it goes
 STANDS = 0.05  # camera heights per frame: slower counts as so slow
 
@@ -137,6 +141,7 @@ class MotionTask:
         }
         self.progress = 0.0
         self.settings: Mapping[str, Any] = {}
+        self.real, self.batch = clips.clips if isinstance(clips, MixedClips) else clips, batch
         self.batches = data.prefetch(lambda rng: clips.batch(rng, batch), seed)
 
     def step(self) -> Mapping[str, float]:
@@ -153,7 +158,7 @@ class MotionTask:
         )
         flow_px = to_px(camera_flow(sight.nearness, camera))
         parts = depth_losses(batch, scene, flow_px, known)
-        parts |= way_losses(scene, camera)
+        parts |= way_losses(scene, camera, known * (1 - sight.objects[:, None]))
         left_over = (batch.flow_px - flow_px).detach() * known
         with torch.autocast(self.device.type, torch.bfloat16):
             mean, log_variance = self.helpers["objects"](left_over, sight.objects)
@@ -182,21 +187,25 @@ class MotionTask:
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
-        """Measure how cameras move, so that `network` can draw new ones."""
+        """Measure how cameras of real clips move, so that `network` can draw new ones."""
         assert isinstance(network, EgoFlow)
         network.eval()
+        rng = np.random.default_rng(0)
         found: list[tuple[Tensor, ...]] = []
         for _ in range(MEASURED_BATCHES):
-            batch = next(self.batches).to(self.device)
+            batch = self.real.batch(rng, self.batch).to(self.device)
             scene = network.read(batch.frames[:, 0], batch.planes)
             sight = half(scene)
             static = batch.known * (1 - sight.objects[:, None])
             camera = fit_camera(sight.nearness, batch.flow_px, static)
             left_over = _length(to_px(camera_flow(sight.nearness, camera)) - batch.flow_px)
-            error = (left_over * static).flatten(1).sum(1) / static.flatten(1).sum(1).clamp_min(1)
-            found.append((camera, scene.focus, scene.pace, error))
-        camera, focus, pace, error = (torch.cat(parts) for parts in zip(*found, strict=True))
-        good = error <= error.quantile(UNDERSTOOD)
+            missed = left_over / (1 + FAST * _length(batch.flow_px))
+            error = (missed * static).flatten(1).sum(1) / static.flatten(1).sum(1).clamp_min(1)
+            found.append((camera, scene.focus, scene.pace, error, enough(static).all(1)))
+        camera, focus, pace, error, seen = (torch.cat(parts) for parts in zip(*found, strict=True))
+        good = seen & (error <= error[seen].quantile(UNDERSTOOD)) if seen.any() else seen
+        if not good.any():
+            return  # nothing is known of any camera
         speeds, sways = measure_drives(
             camera[good],
             focus[good],
@@ -343,9 +352,9 @@ def depth_losses(
         known: `(B, T, 1, H/2, W/2)`, see `MotionBatch`.
     """
     static = 1 - F.max_pool2d(scene.objects, 2)[:, None]
-    error = _length(flow_px - batch.flow_px) / 2
-    error = torch.where(static > 0.5, error, error.clamp(max=PARKED_PX) / 2)
-    teacher = masked_mean(error, known / (1 + FAST / 2 * _length(batch.flow_px)))
+    error = _length(flow_px - batch.flow_px)
+    error = torch.where(static > 0.5, error, error.clamp(max=PARKED_PX) / 2) / 2
+    teacher = masked_mean(error, known / (1 + FAST * _length(batch.flow_px)))
 
     first, count = batch.frames[:, 0], flow_px.shape[1]
     later = int(torch.randint(count // 4, count, ()))
@@ -365,7 +374,7 @@ def depth_losses(
         "teacher": teacher,
         "photometric": masked_mean(looks, seen),
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
-        "slope": (slope.clamp_min(0.05).log().abs() * has_road).mean(),
+        "slope": (_far_from_one(slope) * has_road).mean(),
     }
 
 
@@ -391,15 +400,27 @@ def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor]:
     return both / own.clamp_min(1e-6), count
 
 
-def way_losses(scene: Scene, camera: Tensor) -> dict[str, Tensor]:
-    """How wrong the network is about where and how fast cameras `(B, T, 6)` went, unweighted."""
+def enough(known: Tensor) -> Tensor:
+    """Whether frames `(B, T, 1, H, W)` have enough known pixels to find a camera, `(B, T)`."""
+    return known.mean((2, 3, 4)) > ENOUGH
+
+
+def way_losses(scene: Scene, camera: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """How wrong the network is about where and how fast cameras went, unweighted.
+
+    Args:
+        scene: Read from the first frames.
+        camera: `(B, T, 6)`.
+        known: `(B, T, 1, H/2, W/2)`, what they were found from.
+    """
+    seen = enough(known)
     ahead = camera[:, :, 2:3].detach()
     side = camera[:, :, :2].detach() - ahead * scene.focus[:, None]
-    missed = (side / ahead.abs().clamp_min(MOVES)).abs().clamp(max=0.3)
+    missed = (side / ahead.abs().clamp_min(MOVES)).abs().clamp(max=FARTHEST_FOCUS)
     speed = mean_speed(camera.detach()).clamp_min(STANDS)
     return {
-        "focus": (missed * (ahead.abs() > MOVES)).mean(),
-        "pace": (speed.log() - scene.pace.log()).abs().mean(),
+        "focus": (missed * ((ahead.abs() > MOVES) & seen[:, :, None])).mean(),
+        "pace": ((speed.log() - scene.pace.log()).abs() * seen.all(1, keepdim=True)).mean(),
     }
 
 
@@ -443,9 +464,15 @@ def measure_drives(
     return share, out
 
 
+def _far_from_one(values: Tensor) -> Tensor:
+    """Size of the logarithm, which goes on straight from `LEAST` down."""
+    above = values.clamp_min(LEAST)
+    return above.log().abs() + (above - values) / LEAST
+
+
 def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
-    error = _length(flow_px - batch.flow_px).clamp(max=2 * RUNAWAY_PX) / 2
-    return masked_mean(error, where / (1 + FAST / 2 * _length(batch.flow_px)))
+    error = _length(flow_px - batch.flow_px).clamp(max=RUNAWAY_PX) / 2
+    return masked_mean(error, where / (1 + FAST * _length(batch.flow_px)))
 
 
 def _length(vectors: Tensor) -> Tensor:

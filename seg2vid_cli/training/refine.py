@@ -107,7 +107,7 @@ class RefineTask:
         first = batch.frames[:, 0].repeat_interleave(FRAMES_PER_CLIP, dim=0)
         real = batch.frames[:, 1:].flatten(0, 1)[rows]
         visible = _stretch(visible, size)
-        return backward_warp(first, flow * visible), visible, real
+        return backward_warp(first, flow * (visible > 0)), visible, real
 
     def _repair(
         self, network: nn.Module, warped: Tensor, visible: Tensor, generator: torch.Generator

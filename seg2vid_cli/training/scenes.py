@@ -117,8 +117,8 @@ def _lands_nearby(flow_px: NDArray[np.float32]) -> NDArray[np.bool_]:
     What the camera passes under or beside has no place in its picture at all.
     """
     height, width = (2 * side for side in flow_px.shape[-2:])
-    x = np.arange(0, width, 2) + flow_px[:, 0]
-    y = np.arange(0, height, 2)[:, None] + flow_px[:, 1]
+    x = np.arange(0.5, width, 2) + flow_px[:, 0]
+    y = np.arange(0.5, height, 2)[:, None] + flow_px[:, 1]
     across = (x > -OUTSIDE * width) & (x < (1 + OUTSIDE) * width)
     down = (y > -OUTSIDE * height) & (y < (1 + OUTSIDE) * height)
     near: NDArray[np.bool_] = (across & down)[:, None]
@@ -234,8 +234,9 @@ def move(
         rng: Decides what comes into sight.
 
     Returns:
-        Frames uint8 `(T + 1, H, W, 3)`, and as float16 `(2, T, 2, H/2, W/2)` every second pixel of
-        the exact flows: from frame t to the first, and from the first to frame t.
+        Frames uint8 `(T + 1, H, W, 3)`, and as float16 `(2, T, 2, H/2, W/2)` the exact flows: every
+        second pixel of that from frame t to the first, and means of two by two pixels of that from
+        the first to frame t.
     """
     height, width = scene.depth.shape
     num_frames = len(drive)
@@ -277,10 +278,11 @@ def move(
             borderMode=cv2.BORDER_REPLICATE,
         )
         frames.append(np.where(visible[..., None], picture, unseen).astype(np.uint8))
-        small = forward.reshape(2, height, FINER, width, FINER).mean((2, 4))
+        cell = 2 * FINER
+        small = forward.reshape(2, height // 2, cell, width // 2, cell).mean((2, 4))
         limit = 2.0 * width
         teacher[0, t] = np.clip(back, -limit, limit)[:, ::2, ::2]
-        teacher[1, t] = np.clip(small, -limit, limit)[:, ::2, ::2]
+        teacher[1, t] = np.clip(small, -limit, limit)
     return np.stack(frames), teacher
 
 
