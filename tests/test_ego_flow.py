@@ -27,6 +27,7 @@ from seg2vid_cli.networks.ego_flow import (
     carry,
     gain,
     path_at,
+    put_on_ground,
     quantile,
     slopes,
     stand_upright,
@@ -243,6 +244,23 @@ class TestUpright:
         nearness = torch.linspace(0.1, 0.3, W).expand(1, 1, H, W)
         made = stand_upright(nearness, classes)
         torch.testing.assert_close(made[..., 10:-10], nearness[..., 10:-10])
+
+    def test_a_person_is_as_near_as_the_ground_under_the_nearest_foot(self):
+        nearness = slopes(H, W)[1].clamp_min(0)[None, None].clone()
+        classes = torch.where(nearness > 0, 0, 10)
+        classes[..., 30:40, 40:46] = classes[..., 40:50, 40:42] = classes[..., 40:48, 44:46] = 11
+        classes[..., 10:30, 90:94] = 11  # in the sky
+        made = put_on_ground(nearness, classes)
+        person = made[..., 30:50, 40:46][classes[..., 30:50, 40:46] == 11]
+        assert (person == nearness[0, 0, 51, 0]).all()
+        made[classes == 11] = nearness[classes == 11]
+        assert torch.equal(made, nearness)
+
+    def test_who_stands_nowhere_stays(self):
+        nearness, classes = torch.rand(1, 1, H, W), torch.full((1, 1, H, W), 10)
+        classes[..., 10:30, 90:94] = 11
+        classes[..., 50:, 10:20] = 13  # down to the border
+        assert torch.equal(put_on_ground(nearness, classes), nearness)
 
     def test_the_same_class_farther_up_is_another_thing(self):
         classes = torch.zeros(1, 1, H, W, dtype=torch.long)

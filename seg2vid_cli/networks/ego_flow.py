@@ -38,6 +38,8 @@ LOOKS = 3
 CRUMB_PX = 2  # half the width of gaps that are closed where most around them is known
 RIM = 2  # pixels at the border where the network sees too little
 UPRIGHT = (5, 6, 7, *range(NUM_BACKGROUND, UNLABELLED))  # poles, lights, signs and objects
+GROUND = (0, 1, 9)
+FOOT_PX = 2  # below a thing the ground is really seen
 BESIDE_PX = 4
 FIXED_POINT = 2**24
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
@@ -231,7 +233,7 @@ class EgoFlow(nn.Module):
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
         nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
         classes = planes.argmax(1, keepdim=True)
-        nearness = stand_upright(nearness, classes)
+        nearness = stand_upright(put_on_ground(nearness, classes), classes)
         objects = planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
@@ -401,10 +403,9 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
         values: `(B, C, H, W)`.
         classes: `(B, 1, H, W)`, whole numbers.
     """
-    starts = F.pad((classes[:, :, 1:] != classes[:, :, :-1]).long(), (0, 0, 1, 0))
-    runs = starts.cumsum(2).expand_as(values)
+    runs = _runs(classes).expand_as(values)
     counts = torch.zeros_like(values).scatter_add(2, runs, torch.ones_like(values)).clamp_min(1)
-    things = classes == torch.tensor(UPRIGHT, device=classes.device).view(1, -1, 1, 1)
+    things = _things(classes)
     shares = _beside(things.to(values.dtype)).clamp_min(1e-6)
 
     def level(values: Tensor) -> Tensor:
@@ -427,6 +428,37 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
         )
         made = level(beside)
     return torch.where(things.any(1, keepdim=True), made, values)
+
+
+def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
+    """Make things as near as the ground they stand on, where it is seen below them.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    things, runs = _things(classes), _runs(classes)
+    below = F.pad(classes[:, :, 1:], (0, 0, 0, 1), value=UNLABELLED)
+    ground = torch.isin(below, torch.tensor(GROUND, device=classes.device))
+    foot = (things.any(1, keepdim=True) & ground).to(nearness.dtype)
+    there = F.pad(nearness[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
+    # One foot a run at most, so that the order of sums does not matter.
+    feet = torch.zeros_like(nearness).scatter_add(2, runs, foot * there).gather(2, runs)
+    size = (1, 2 * BESIDE_PX + 1)
+    nearest = F.max_pool2d(feet * things, size, 1, (0, BESIDE_PX)) * things
+    nearest = nearest.sum(1, keepdim=True)
+    return torch.where(nearest > 0, nearest, nearness)
+
+
+def _runs(classes: Tensor) -> Tensor:
+    """Number of each pixel's run of one class in its column, from the top, `(B, 1, H, W)`."""
+    starts = F.pad((classes[:, :, 1:] != classes[:, :, :-1]).long(), (0, 0, 1, 0))
+    return starts.cumsum(2)
+
+
+def _things(classes: Tensor) -> Tensor:
+    """Which pixels belong to each of the upright classes, `(B, K, H, W)`."""
+    return classes == torch.tensor(UPRIGHT, device=classes.device).view(1, -1, 1, 1)
 
 
 def _beside(values: Tensor) -> Tensor:
