@@ -36,6 +36,7 @@ from seg2vid_cli.networks.ego_flow import (
 from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
 from seg2vid_cli.training.motion import (
     MotionTask,
+    believable,
     fit_camera,
     mean_speed,
     measure_drives,
@@ -475,11 +476,14 @@ class TestTraining:
         nearness = slopes(H, W)[1].clamp_min(0).expand(2, 1, H, W).clone()
         road = torch.zeros(2, 1, H, W)
         road[:, :, 40:, 20:90] = 1
-        slope, count = road_slope(nearness, road)
+        slope, count, uneven = road_slope(nearness, road)
         torch.testing.assert_close(slope, torch.ones(2))
+        assert uneven.max() < 1e-4
         assert count.tolist() == [24 * 70] * 2
         nearness[..., 40, :] = 0  # a dark line at its far end is not worth much
-        assert (road_slope(nearness, road)[0] < 1.15).all()
+        slope, _, uneven = road_slope(nearness, road)
+        assert (slope < 1.15).all()
+        assert (uneven > 0.01).all()
         assert (road_slope(nearness, 0 * road)[0] == 0).all()
 
     def test_it_learns_how_near_a_wall_is(self):
@@ -564,6 +568,15 @@ class TestClips:
         assert task.network.sways.abs().max() > 0
         assert (task.network.speeds.diff() >= 0).all()
         assert all(torch.equal(v, before[k]) for k, v in task.network.named_parameters())
+
+    def test_plain_road_is_not_believed(self, clips):
+        batch = collate([clips.draw(0, None)])
+        assert believable(batch).mean() > 0.98  # all of it is textured
+        batch.frames[:, 0, :, 40:80] = 0.5
+        seen = believable(batch)
+        assert seen[0, 0, 22:38, :48].max() == 0
+        assert seen[0, 0, 30:40, 52:73].min() == 1  # a car may be plain
+        assert seen[0, 0, 44:].mean() > 0.95
 
     def test_steps_change_network_and_encoder(self, task):
         both = task.network, task.helpers

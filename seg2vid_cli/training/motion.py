@@ -60,6 +60,8 @@ MOTION = EgoFlowConfig(
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.2
+PLANE_WEIGHT = 1.0
+PLAIN = 0.03  # mean step of grey values in [0, 1], less shows nothing
 LEAST = 0.05
 FARTHEST_FOCUS = 0.3  # from where it was thought to be, as a slope; farther counts as so far
 ENOUGH = 0.05  # share of the pixels of a frame
@@ -152,7 +154,7 @@ class MotionTask:
         with torch.autocast(self.device.type, torch.bfloat16):
             scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
         sight = half(scene)
-        known = batch.known
+        known = batch.known * believable(batch)[:, None]
         camera = fit_camera(
             sight.nearness.detach(), batch.flow_px, known * (1 - sight.objects[:, None])
         )
@@ -174,6 +176,7 @@ class MotionTask:
             + PHOTOMETRIC_WEIGHT * parts["photometric"]
             + SMOOTH_WEIGHT * parts["smooth"]
             + SLOPE_WEIGHT * parts["slope"]
+            + PLANE_WEIGHT * parts["plane"]
             + FOCUS_WEIGHT * parts["focus"]
             + PACE_WEIGHT * parts["pace"]
             + OBJECT_WEIGHT * parts["objects"]
@@ -196,7 +199,7 @@ class MotionTask:
             batch = self.real.batch(rng, self.batch).to(self.device)
             scene = network.read(batch.frames[:, 0], batch.planes)
             sight = half(scene)
-            static = batch.known * (1 - sight.objects[:, None])
+            static = batch.known * believable(batch)[:, None] * (1 - sight.objects[:, None])
             camera = fit_camera(sight.nearness, batch.flow_px, static)
             left_over = _length(to_px(camera_flow(sight.nearness, camera)) - batch.flow_px)
             missed = left_over / (1 + FAST * _length(batch.flow_px))
@@ -227,7 +230,7 @@ class MotionTask:
         network = self.network
         assert isinstance(network, EgoFlow)
         scene = network.read(batch.frames[:, 0], batch.planes)
-        sight, known = half(scene), batch.known
+        sight, known = half(scene), batch.known * believable(batch)[:, None]
         camera = fit_camera(sight.nearness, batch.flow_px, known * (1 - sight.objects[:, None]))
         left_over = (batch.flow_px - to_px(camera_flow(sight.nearness, camera))) * known
         mean, _ = self.helpers["objects"](left_over, sight.objects)
@@ -367,7 +370,7 @@ def depth_losses(
 
     # The unit of distance is the camera's height: then road comes nearer by as much as it lies
     # lower in the picture.
-    slope, count_px = road_slope(scene.nearness, batch.planes[:, :1])
+    slope, count_px, unevenness = road_slope(scene.nearness, batch.planes[:, :1])
     has_road = (count_px > ROAD * first[0, 0].numel()).float()
     relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     return {
@@ -375,18 +378,20 @@ def depth_losses(
         "photometric": masked_mean(looks, seen),
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
         "slope": (_far_from_one(slope) * has_road).mean(),
+        "plane": (unevenness * has_road).mean(),
     }
 
 
-def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much nearness grows per slope down on road, by least squares, and the road's size.
+def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By how much nearness grows per slope down on road, by least squares.
 
     Args:
         nearness: `(B, 1, H, W)`.
         road: `(B, 1, H, W)`, 1 on road.
 
     Returns:
-        `(B,)` and `(B,)` in pixels.
+        That, the road's size in pixels, and how far it is from a plane as a share of its mean; all
+        `(B,)`.
     """
     height, width = road.shape[-2:]
     count = road.sum((1, 2, 3))
@@ -397,7 +402,25 @@ def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor]:
     )
     both = ((down - middle) * (nearness - mean) * road).sum((1, 2, 3))
     own = ((down - middle).square() * road).sum((1, 2, 3))
-    return both / own.clamp_min(1e-6), count
+    slope = both / own.clamp_min(1e-6)
+    plane = mean + slope.view(-1, 1, 1, 1) * (down - middle)
+    uneven = ((nearness - plane).abs() * road).sum((1, 2, 3)) / count.clamp_min(1)
+    return slope, count, uneven / mean.detach().flatten().clamp_min(1e-3)
+
+
+def believable(batch: MotionBatch) -> Tensor:
+    """1 where a classical flow can see something: not on plain road, `(B, 1, H/2, W/2)`.
+
+    Both of its directions say that plain road stands still, and so agree.
+    """
+    first = F.avg_pool2d(batch.frames[:, 0], 2).mean(1, keepdim=True)
+    steps = (
+        F.pad(torch.diff(first, dim=dim).abs(), pad, mode="replicate")
+        for dim, pad in ((2, (0, 0, 0, 1)), (3, (0, 1, 0, 0)))
+    )
+    texture = F.avg_pool2d(sum(steps, torch.zeros_like(first)), 3, 1, 1)
+    road = F.avg_pool2d(batch.planes[:, :1], 2) > 0
+    return (~road | (texture > PLAIN)).float()
 
 
 def enough(known: Tensor) -> Tensor:
