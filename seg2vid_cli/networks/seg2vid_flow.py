@@ -1,7 +1,6 @@
 """First frame, label planes and a latent to flows and visibility of T future frames.
 
-The sampling half of the paper's conditional VAE at any width; the posterior encoder belongs to
-`seg2vid_cli.training`.
+The sampling half of the paper's conditional VAE at any width.
 
 Source: "Video Generation from Single Semantic Label Map" (Pan et al., CVPR 2019), STVIR/seg2vid.
 """

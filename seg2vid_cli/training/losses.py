@@ -46,17 +46,17 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum().clamp_min(1.0)
 
 
-def edge_aware_smoothness(flow_px: Tensor, picture: Tensor) -> Tensor:
-    """Second differences of a flow, cheaper where the picture has an edge.
+def edge_aware_smoothness(values: Tensor, picture: Tensor) -> Tensor:
+    """Second differences, cheaper where the picture has an edge.
 
     Args:
-        flow_px: `(B, 2, H, W)` in pixels.
+        values: `(B, C, H, W)`.
         picture: `(B, 3, H, W)` in [0, 1].
     """
-    total = flow_px.new_zeros(())
+    total = values.new_zeros(())
     for dim in (2, 3):
-        size = flow_px.shape[dim]
-        left, middle, right = (flow_px.narrow(dim, start, size - 2) for start in range(3))
+        size = values.shape[dim]
+        left, middle, right = (values.narrow(dim, start, size - 2) for start in range(3))
         edges = (picture.narrow(dim, 2, size - 2) - picture.narrow(dim, 0, size - 2)).abs()
         weight = torch.exp(-10 * edges.mean(1, keepdim=True))
         total = total + (weight * (left - 2 * middle + right).abs()).mean()
