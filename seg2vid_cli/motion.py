@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seg2vid_cli.camera import move
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
 from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan
@@ -202,7 +203,7 @@ def _drive_on(
     """Motion of one plan at some times; flow goes on where nothing is visible, up to its edge."""
     with compute.run(network):
         moments = None if times is None else [float(time) for time in times]
-        output = network.move(plan, times=moments, scale=scale, both_ways=forward_flow)
+        output = move(plan, times=moments, scale=scale, both_ways=forward_flow)
     whole = output.flow, output.flow_back, output.visibility
     flow, flow_back, visible = _full_size(whole, size_hw)
     seen_back = _stretch(output.visibility_back[:, None], size_hw)[:, 0]

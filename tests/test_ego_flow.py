@@ -15,21 +15,24 @@ pytest.importorskip("cv2")
 
 import seg2vid_cli.training.clips as training_clips
 import seg2vid_cli.training.motion as training_motion
-from seg2vid_cli.device import resolve_compute
-from seg2vid_cli.motion import predict_motion
-from seg2vid_cli.networks.ego_flow import (
+from seg2vid_cli.camera import (
     FOCAL,
-    EgoFlow,
-    EgoFlowConfig,
-    Plan,
     camera_flow,
     camera_growth,
     carry,
-    gain,
+    move,
     path_at,
+    slopes,
+)
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.motion import predict_motion
+from seg2vid_cli.networks.ego_flow import (
+    EgoFlow,
+    EgoFlowConfig,
+    Plan,
+    gain,
     put_on_ground,
     quantile,
-    slopes,
     stand_upright,
     straight_on,
 )
@@ -273,7 +276,7 @@ class TestUpright:
 
 class TestNetwork:
     def test_shapes_and_ranges(self):
-        output = network()(*street(), torch.randn(1, 1, CONFIG.latent_size))
+        output = move(network()(*street(), torch.randn(1, 1, CONFIG.latent_size)))
         assert output.flow.shape == output.flow_back.shape == (1, 2, T, H, W)
         for visible in (output.visibility, output.visibility_back):
             assert visible.shape == (1, T, H, W)
@@ -284,16 +287,16 @@ class TestNetwork:
         made, (frame, planes) = network(), street(13)
         latents = torch.randn(3, 1, CONFIG.latent_size)
         encoded = made.encode(frame, planes)
-        together = made.decode(encoded, latents)
+        together = move(made.plan(encoded, latents))
         for row in range(3):
-            alone = made.decode(encoded, latents[row : row + 1])
+            alone = move(made.plan(encoded, latents[row : row + 1]))
             torch.testing.assert_close(together.flow[row : row + 1], alone.flow, rtol=0, atol=1e-3)
-        assert made.decode(encoded, latents, both_ways=False).flow_back is None
+        assert move(made.plan(encoded, latents), both_ways=False).flow_back is None
 
     @pytest.mark.parametrize("size_hw", [(32, 32), (64, 160), (96, 64)])
     def test_any_size_of_whole_cells(self, size_hw):
         planes = torch.zeros(1, 20, *size_hw)
-        output = network()(torch.rand(1, 3, *size_hw), planes, torch.randn(1, 1, 7))
+        output = move(network()(torch.rand(1, 3, *size_hw), planes, torch.randn(1, 1, 7)))
         assert output.flow.shape == (1, 2, T, *size_hw)
 
     def test_the_foreground_latent_moves_objects_only(self):
@@ -301,9 +304,8 @@ class TestNetwork:
         planes[:, 0, 20:40, 30:60], planes[:, 13, 20:40, 30:60] = 0, 1
         latents = torch.randn(1, 1, CONFIG.latent_size).repeat(2, 1, 1)
         latents[1, :, CONFIG.background_latents :].normal_()
-        one, other = made(
-            frame.expand(2, -1, -1, -1), planes.expand(2, -1, -1, -1), latents
-        ).flow_back
+        plan = made(frame.expand(2, -1, -1, -1), planes.expand(2, -1, -1, -1), latents)
+        one, other = move(plan).flow_back
         change = (one - other).abs().amax((0, 1))
         assert change[20:40, 30:60].mean() > 1e-4
         change[20:40, 30:60] = 0
@@ -333,7 +335,7 @@ class TestNetwork:
         made, latents = network(), torch.randn(2, 1, CONFIG.latent_size)
         motions = self.predict(made, latents)
         assert len(motions) == 2
-        output = made(*street(13), latents[:1])
+        output = move(made(*street(13), latents[:1]))
         for motion in motions:
             assert motion.flow_px.shape == (T, 2, 2 * H, 2 * W)
             hidden = (motion.visibility == 0)[:, None].expand_as(motion.flow_px)
@@ -361,14 +363,13 @@ class TestNetwork:
         velocity = torch.zeros(1, 2, H, W)
         velocity[:, 0, 20:28, 30:38] = 10 / (0.5 * FOCAL * W / 2)
         plan = Plan(nearness=nearness, camera=torch.zeros(1, T, 6), velocity=velocity)
-        made = network()
         for times, scale, at in (
             ((1.0,), 1, 40),
             ((1.5,), 1, 45),
             ((1.0,), 0.5, 35),
             ((3.0,), 0, 30),
         ):
-            output = made.move(plan, times=times, scale=scale)
+            output = move(plan, times=times, scale=scale)
             across = -output.flow[0, 0, 0, 24] * (W - 1) / 2
             assert across[at : at + 8].tolist() == pytest.approx([30 - at] * 8, abs=0.01)
             assert across[:at].abs()[output.visibility[0, 0, 24, :at] > 0].max() < 0.01
@@ -382,7 +383,7 @@ class TestNetwork:
         assert still.visibility.min() == 1
         between = [Fraction(1, 2), Fraction(3, 2)]
         plan = made.plan(made.encode(*street(13)), latents)
-        wanted = made.move(plan, times=[0.5, 1.5], scale=0.7)
+        wanted = move(plan, times=[0.5, 1.5], scale=0.7)
         found = motion.at(between).scaled(0.7)
         forward = half_images_to_px(wanted.flow_back)[0].transpose(0, 1)
         seen = wanted.visibility_back[0, :, None] > 0

@@ -28,6 +28,7 @@ ORDER = (
     "first_frame",
     "edges",
     "warp",
+    "camera",
     "keyframes",
     "motion",
     "refine",

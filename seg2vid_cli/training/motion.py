@@ -17,19 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, carry, move, slopes
 from seg2vid_cli.label_sets import NUM_CLASSES
-from seg2vid_cli.networks.ego_flow import (
-    FOCAL,
-    EgoFlow,
-    EgoFlowConfig,
-    Scene,
-    camera_flow,
-    camera_growth,
-    carry,
-    gain,
-    slopes,
-    straight_on,
-)
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Scene, gain, straight_on
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
@@ -255,7 +245,7 @@ class MotionTask:
             latents = torch.randn(
                 (len(batch.frames), 1, MOTION.latent_size), generator=generator
             ).to(self.device)
-            output = network.decode(encoded, latents)
+            output = move(network.plan(encoded, latents))
             half_px = output.flow.new_tensor([(n - 1) / 2 for n in batch.frames.shape[:-3:-1]])
             flow_px = -output.flow[:, :, -1] * half_px.view(1, 2, 1, 1)
             warped = backward_warp(batch.frames[:, 0], flow_px)
@@ -302,7 +292,7 @@ def fit_camera(nearness: Tensor, flow_px: Tensor, weight: Tensor) -> Tensor:
         weight: `(B, T, 1, H/2, W/2)`, 0 where that is not known or not due to the camera.
 
     Returns:
-        `(B, T, 6)`, see `camera_flow`.
+        `(B, T, 6)`, see `Plan`.
     """
     height, width = flow_px.shape[-2:]
     flow = flow_px / (FOCAL * width)
