@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.networks.ego_flow import Plan
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
-from seg2vid_cli.warp import backward_warp
+from seg2vid_cli.warp import backward_warp, px_to_half_images
 
 FOCAL = 1.9  # focal length in half widths: 55 degrees from left to right
 CLOSEST = 0.15  # of a place's distance: nearer than that nothing comes, it would fill the picture
@@ -49,15 +49,13 @@ def move(
     camera, velocity = scale * path_at(plan.camera, moments), scale * plan.velocity
     with torch.autocast(camera.device.type, enabled=False):
         forward = camera_flow(plan.nearness, camera, velocity, moments)
-        height, width = forward.shape[-2:]
-        forward_px = forward * (FOCAL * width / 2)
+        forward_px = forward * (FOCAL * forward.shape[-1] / 2)
         growth = camera_growth(plan.nearness, camera, velocity, moments)
         flow_px, visible, visible_back = carry(forward_px, plan.nearness, growth)
-    half = forward.new_tensor([(width - 1) / 2, (height - 1) / 2]).view(1, 2, 1, 1, 1)
     videos = forward.shape[:2]
     return FlowOutput(
-        flow=-flow_px.unflatten(0, videos).transpose(1, 2) / half,
-        flow_back=-forward_px.transpose(1, 2) / half if both_ways else None,
+        flow=px_to_half_images(flow_px.unflatten(0, videos).transpose(1, 2)),
+        flow_back=px_to_half_images(forward_px.transpose(1, 2)) if both_ways else None,
         visibility=visible.unflatten(0, videos)[:, :, 0],
         visibility_back=visible_back.unflatten(0, videos)[:, :, 0],
     )

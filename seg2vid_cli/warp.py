@@ -57,8 +57,17 @@ def half_images_to_px(flow: Tensor) -> Tensor:
     Returns:
         The same shape in pixels, added to the grid.
     """
+    return flow.float() * _half_image_px(flow)
+
+
+def px_to_half_images(flow: Tensor) -> Tensor:
+    """Undo `half_images_to_px`, for flow that was found in pixels."""
+    return flow.float() / _half_image_px(flow)
+
+
+def _half_image_px(flow: Tensor) -> Tensor:
     height, width = flow.shape[-2:]
     scale = flow.new_tensor([-(width - 1) / 2, -(height - 1) / 2], dtype=torch.float32)
     shape = [1] * flow.dim()
     shape[1] = 2
-    return flow.float() * scale.view(shape)
+    return scale.view(shape)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
@@ -71,6 +72,13 @@ LOCAL = LocalConfig(
     detail_channels=(2, 3),
     detail_blocks=1,
 )
+
+
+def sliding_wall(count: int) -> NDArray[np.uint8]:
+    """Frames `(count, 128, 256, 3)` of a texture that slides 2 px to the left with each."""
+    rng = np.random.default_rng(1)
+    wide = np.kron(rng.integers(0, 255, (32, 84, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+    return np.stack([wide[:, 2 * t : 2 * t + 256] for t in range(count)])
 
 
 def lively(network: nn.Module, seed: int = 0) -> nn.Module:

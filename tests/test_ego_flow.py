@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from conftest import lively
+from conftest import lively, sliding_wall
 
 pytest.importorskip("cv2")
 
@@ -516,12 +516,9 @@ class TestTraining:
 @pytest.fixture(scope="module")
 def clips():
     """A textured wall that slides 2 px to the left with every frame."""
-    rng = np.random.default_rng(1)
-    wide = np.kron(rng.integers(0, 255, (32, 84, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
-    frames = np.stack([wide[:, 2 * t : 2 * t + 256] for t in range(12)])
     ids = np.zeros((12, 128, 256), np.uint8)
     ids[:, 60:100, 100:150] = 13
-    drive = DriveClip(name="drive", frames=frames, train_ids=ids)
+    drive = DriveClip(name="drive", frames=sliding_wall(12), train_ids=ids)
     return MotionClips([drive], strides=[1], num_frames=8)
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import lively
+from conftest import lively, sliding_wall
 from PIL import Image
 from test_edges import write_guided_bundle
 from torch import nn
@@ -84,11 +84,8 @@ def pairs():
 @pytest.fixture(scope="module")
 def drive():
     """A textured street that slides 2 px to the left with every frame."""
-    rng = np.random.default_rng(1)
-    wide = np.kron(rng.integers(0, 255, (32, 84, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
-    frames = np.stack([wide[:, 2 * t : 2 * t + 256] for t in range(20)])
     ids = np.zeros((20, 128, 256), np.uint8)
-    return DriveClip(name="drive", frames=frames, train_ids=ids)
+    return DriveClip(name="drive", frames=sliding_wall(20), train_ids=ids)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ conditional VAE. At the end the cameras found are measured, so that new ones can
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, carry, move, slopes
+from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, move, slopes
 from seg2vid_cli.label_sets import NUM_CLASSES
-from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Scene, gain, straight_on
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan, Scene, gain, straight_on
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
@@ -32,7 +33,7 @@ from seg2vid_cli.training.losses import (
 )
 from seg2vid_cli.training.scenes import MixedClips
 from seg2vid_cli.visualize import flow_to_colour
-from seg2vid_cli.warp import backward_warp
+from seg2vid_cli.warp import backward_warp, half_images_to_px
 
 MOTION = EgoFlowConfig(
     size_hw=WORK_HW,
@@ -143,23 +144,18 @@ class MotionTask:
         self.helpers.train()
         with torch.autocast(self.device.type, torch.bfloat16):
             scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
-        sight = half(scene)
-        known = batch.known * believable(batch)[:, None]
-        camera = fit_camera(
-            sight.nearness.detach(), batch.flow_px, known * (1 - sight.objects[:, None])
-        )
-        flow_px = to_px(camera_flow(sight.nearness, camera))
-        parts = depth_losses(batch, scene, flow_px, known)
-        parts |= way_losses(scene, camera, known * (1 - sight.objects[:, None]))
-        left_over = (batch.flow_px - flow_px).detach() * known
+        found = find_camera(scene, batch)
+        parts = depth_losses(batch, scene, found)
+        parts |= way_losses(scene, found)
+        left_over = (batch.flow_px - found.flow_px).detach() * found.known
         with torch.autocast(self.device.type, torch.bfloat16):
-            mean, log_variance = self.helpers["objects"](left_over, sight.objects)
+            mean, log_variance = self.helpers["objects"](left_over, found.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             velocity = self.network.own_velocity(  # type: ignore[operator]
-                scene, mean_speed(camera), latents
+                scene, mean_speed(found.camera), latents
             )
-        moved = to_px(camera_flow(sight.nearness.detach(), camera, F.avg_pool2d(velocity, 2)))
-        parts["objects"] = _objects_error(moved, batch, known * sight.objects[:, None])
+        moved = to_px(camera_flow(found.nearness.detach(), found.camera, F.avg_pool2d(velocity, 2)))
+        parts["objects"] = _objects_error(moved, batch, found.known * found.objects[:, None])
         parts["kl"] = kl_to_normal(mean, log_variance)
         loss = (
             parts["teacher"]
@@ -184,18 +180,18 @@ class MotionTask:
         assert isinstance(network, EgoFlow)
         network.eval()
         rng = np.random.default_rng(0)
-        found: list[tuple[Tensor, ...]] = []
+        measured: list[tuple[Tensor, ...]] = []
         for _ in range(MEASURED_BATCHES):
             batch = self.real.batch(rng, self.batch).to(self.device)
             scene = network.read(batch.frames[:, 0], batch.planes)
-            sight = half(scene)
-            static = batch.known * believable(batch)[:, None] * (1 - sight.objects[:, None])
-            camera = fit_camera(sight.nearness, batch.flow_px, static)
-            left_over = _length(to_px(camera_flow(sight.nearness, camera)) - batch.flow_px)
-            missed = left_over / (1 + FAST * _length(batch.flow_px))
-            error = (missed * static).flatten(1).sum(1) / static.flatten(1).sum(1).clamp_min(1)
-            found.append((camera, scene.focus, scene.pace, error, enough(static).all(1)))
-        camera, focus, pace, error, seen = (torch.cat(parts) for parts in zip(*found, strict=True))
+            found = find_camera(scene, batch)
+            still = found.still
+            missed = _length(found.flow_px - batch.flow_px) / (1 + FAST * _length(batch.flow_px))
+            error = (missed * still).flatten(1).sum(1) / still.flatten(1).sum(1).clamp_min(1)
+            measured.append((found.camera, scene.focus, scene.pace, error, enough(still).all(1)))
+        camera, focus, pace, error, seen = (
+            torch.cat(parts) for parts in zip(*measured, strict=True)
+        )
         good = seen & (error <= error[seen].quantile(UNDERSTOOD)) if seen.any() else seen
         if not good.any():
             return  # nothing is known of any camera
@@ -220,16 +216,13 @@ class MotionTask:
         network = self.network
         assert isinstance(network, EgoFlow)
         scene = network.read(batch.frames[:, 0], batch.planes)
-        sight, known = half(scene), batch.known * believable(batch)[:, None]
-        camera = fit_camera(sight.nearness, batch.flow_px, known * (1 - sight.objects[:, None]))
-        left_over = (batch.flow_px - to_px(camera_flow(sight.nearness, camera))) * known
-        mean, _ = self.helpers["objects"](left_over, sight.objects)
-        velocity = network.own_velocity(scene, mean_speed(camera), mean)
-        forward_px = camera_flow(scene.nearness, camera, velocity)
-        forward_px = forward_px * (FOCAL * forward_px.shape[-1] / 2)
-        growth = camera_growth(scene.nearness, camera, velocity)
-        flow_px, visible, _ = carry(forward_px, scene.nearness, growth)
-        return flow_px, visible
+        found = find_camera(scene, batch)
+        left_over = (batch.flow_px - found.flow_px) * found.known
+        mean, _ = self.helpers["objects"](left_over, found.objects)
+        velocity = network.own_velocity(scene, mean_speed(found.camera), mean)
+        output = move(Plan(nearness=scene.nearness, camera=found.camera, velocity=velocity))
+        flow_px = half_images_to_px(output.flow).transpose(1, 2)
+        return flow_px.flatten(0, 1), output.visibility.flatten(0, 1)[:, None]
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
@@ -246,8 +239,7 @@ class MotionTask:
                 (len(batch.frames), 1, MOTION.latent_size), generator=generator
             ).to(self.device)
             output = move(network.plan(encoded, latents))
-            half_px = output.flow.new_tensor([(n - 1) / 2 for n in batch.frames.shape[:-3:-1]])
-            flow_px = -output.flow[:, :, -1] * half_px.view(1, 2, 1, 1)
+            flow_px = half_images_to_px(output.flow)[:, :, -1]
             warped = backward_warp(batch.frames[:, 0], flow_px)
             for b in range(len(latents)):
                 seen = output.visibility[b, -1:]
@@ -266,15 +258,41 @@ class MotionTask:
         return grid_picture(rows)
 
 
-def half(scene: Scene) -> Scene:
-    """The same at the size of the teacher's flows."""
-    return Scene(
-        nearness=F.avg_pool2d(scene.nearness, 2),
-        focus=scene.focus,
-        pace=scene.pace,
-        features=scene.features,
-        objects=F.max_pool2d(scene.objects, 2),
-        classes=scene.classes,
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The cameras of some clips, at the size of the teacher's flows.
+
+    Args:
+        nearness: `(B, 1, H/2, W/2)`.
+        objects: `(B, 1, H/2, W/2)`, 1 where there may be one.
+        known: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed.
+        camera: `(B, T, 6)`, see `Plan`; no gradient goes through it.
+        flow_px: `(B, T, 2, H/2, W/2)` in pixels of the full size, due to the camera alone.
+    """
+
+    nearness: Tensor
+    objects: Tensor
+    known: Tensor
+    camera: Tensor
+    flow_px: Tensor
+
+    @property
+    def still(self) -> Tensor:
+        """1 where the teacher is believed and only the camera moves, as `known`."""
+        return self.known * (1 - self.objects[:, None])
+
+
+def find_camera(scene: Scene, batch: MotionBatch) -> Found:
+    """Find the cameras of clips by their teacher, given what is seen in their first frames."""
+    nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
+    known = batch.known * believable(batch)[:, None]
+    camera = fit_camera(nearness.detach(), batch.flow_px, known * (1 - objects[:, None]))
+    return Found(
+        nearness=nearness,
+        objects=objects,
+        known=known,
+        camera=camera,
+        flow_px=to_px(camera_flow(nearness, camera)),
     )
 
 
@@ -333,21 +351,19 @@ def mean_speed(camera: Tensor) -> Tensor:
     return out
 
 
-def depth_losses(
-    batch: MotionBatch, scene: Scene, flow_px: Tensor, known: Tensor
-) -> dict[str, Tensor]:
+def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Tensor]:
     """Losses of what is seen in the picture, unweighted.
 
     Args:
         batch: The clips.
         scene: Read from their first frames.
-        flow_px: `(B, T, 2, H/2, W/2)`, due to the camera alone.
-        known: `(B, T, 1, H/2, W/2)`, see `MotionBatch`.
+        found: Their cameras.
     """
-    static = 1 - F.max_pool2d(scene.objects, 2)[:, None]
+    flow_px = found.flow_px
     error = _length(flow_px - batch.flow_px)
-    error = torch.where(static > 0.5, error, error.clamp(max=PARKED_PX) / 2) / 2
-    teacher = masked_mean(error, known / (1 + FAST * _length(batch.flow_px)))
+    may_move = found.objects[:, None] >= 0.5
+    error = torch.where(may_move, error.clamp(max=PARKED_PX) / 2, error) / 2
+    teacher = masked_mean(error, found.known / (1 + FAST * _length(batch.flow_px)))
 
     first, count = batch.frames[:, 0], flow_px.shape[1]
     later = int(torch.randint(count // 4, count, ()))
@@ -356,7 +372,7 @@ def depth_losses(
     )
     looks = dissimilarity(backward_warp(batch.frames[:, later + 1], full_px), first)
     inside = backward_warp(torch.ones_like(first[:, :1]), full_px.detach()) > 0.99
-    seen = F.interpolate((known * static)[:, later], scale_factor=2.0) * inside
+    seen = F.interpolate(found.still[:, later], scale_factor=2.0) * inside
 
     # The unit of distance is the camera's height: then road comes nearer by as much as it lies
     # lower in the picture.
@@ -418,19 +434,18 @@ def enough(known: Tensor) -> Tensor:
     return known.mean((2, 3, 4)) > ENOUGH
 
 
-def way_losses(scene: Scene, camera: Tensor, known: Tensor) -> dict[str, Tensor]:
+def way_losses(scene: Scene, found: Found) -> dict[str, Tensor]:
     """How wrong the network is about where and how fast cameras went, unweighted.
 
     Args:
         scene: Read from the first frames.
-        camera: `(B, T, 6)`.
-        known: `(B, T, 1, H/2, W/2)`, what they were found from.
+        found: Their cameras.
     """
-    seen = enough(known)
-    ahead = camera[:, :, 2:3].detach()
-    side = camera[:, :, :2].detach() - ahead * scene.focus[:, None]
+    seen, camera = enough(found.still), found.camera
+    ahead = camera[:, :, 2:3]
+    side = camera[:, :, :2] - ahead * scene.focus[:, None]
     missed = (side / ahead.abs().clamp_min(MOVES)).abs().clamp(max=FARTHEST_FOCUS)
-    speed = mean_speed(camera.detach()).clamp_min(STANDS)
+    speed = mean_speed(camera).clamp_min(STANDS)
     return {
         "focus": (missed * ((ahead.abs() > MOVES) & seen[:, :, None])).mean(),
         "pace": ((speed.log() - scene.pace.log()).abs() * seen.all(1, keepdim=True)).mean(),
