@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.ego_flow import Plan
+from seg2vid_cli.networks.ego_flow import GROUND, NO_CLASS, SKY, Plan
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.warp import backward_warp, px_to_half_images
 
 FOCAL = 1.9  # focal length in half widths: 55 degrees from left to right
 CLOSEST = 0.15  # of a place's distance: nearer than that nothing comes, it would fill the picture
 SPLATS = 3  # points per pixel and side that are carried along, so that growing things do not tear
+MOST_SPLATS = 7  # where they grow more than so many times; nothing grows much more, see CLOSEST
 SAME_SURFACE_PX = 0.5
 SAME_NEARNESS = 0.1
 LOOKS = 3
 CRUMB_PX = 2  # half the width of gaps that are closed where most around them is known
 FILL_LEVELS = 5  # halvings that holes are filled from
+
+# Camera heights, about 1.5 m; frames.
+HALF_CAR = 0.7  # what the camera needs on either side
+OVERHEAD = 0.3  # what is higher than that above the camera is not in its way
+STOPS_AT = 3.0  # before what is in its way
+HEADWAY = 10.0  # at an even pace it would be there not before so many frames
+CRUMBS = 5e-4  # share of the picture that may be in the way unnoticed
 
 
 def move(
@@ -47,11 +56,34 @@ def move(
     frames = range(1, plan.camera.shape[1] + 1) if times is None else times
     moments = plan.camera.new_tensor([float(time) for time in frames])
     camera, velocity = scale * path_at(plan.camera, moments), scale * plan.velocity
+    return see(plan.nearness, camera, velocity, moments, both_ways=both_ways)
+
+
+def see(
+    nearness: Tensor,
+    camera: Tensor,
+    velocity: Tensor,
+    times: Tensor,
+    *,
+    both_ways: bool = True,
+) -> FlowOutput:
+    """What some cameras see of a picture with depth; arguments as for `camera_flow`.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        camera: `(B, T, 6)`.
+        velocity: `(B, 2, H, W)`.
+        times: `(T,)`.
+        both_ways: Whether `flow_back` is wanted.
+
+    Returns:
+        As `move`.
+    """
     with torch.autocast(camera.device.type, enabled=False):
-        forward = camera_flow(plan.nearness, camera, velocity, moments)
+        forward = camera_flow(nearness, camera, velocity, times)
         forward_px = forward * (FOCAL * forward.shape[-1] / 2)
-        growth = camera_growth(plan.nearness, camera, velocity, moments)
-        flow_px, visible, visible_back = carry(forward_px, plan.nearness, growth)
+        growth = camera_growth(nearness, camera, velocity, times)
+        flow_px, visible, visible_back = carry(forward_px, nearness, growth)
     videos = forward.shape[:2]
     return FlowOutput(
         flow=px_to_half_images(flow_px.unflatten(0, videos).transpose(1, 2)),
@@ -61,11 +93,86 @@ def move(
     )
 
 
+def keep_distance(plan: Plan, classes: Tensor, focus: Tensor) -> Plan:
+    """Let the camera drive more slowly where it would run into something.
+
+    Args:
+        plan: Of one picture.
+        classes: `(1, 1, H, W)`, the class of every place.
+        focus: `(1, 2)`, slopes of the direction that the camera drives in.
+
+    Returns:
+        The plan, its camera's path shortened as far as needed.
+    """
+    height, width = classes.shape[-2:]
+    across, down = slopes(height, width, classes.device)
+    away = 1 / plan.nearness[0, 0].clamp_min(1e-4)
+    clear = torch.isin(classes[0, 0], classes.new_tensor([*GROUND, SKY, NO_CLASS]))
+    in_way = ~clear & ((across - focus[0, 0]) * away).abs().lt(HALF_CAR) & (down * away > -OVERHEAD)
+    frames = plan.camera.shape[1]
+    speed = plan.camera[0, -1, 2] / frames
+    fastest = ((away - STOPS_AT) / HEADWAY + plan.velocity[0, 1])[in_way].sort().values
+    unnoticed = int(CRUMBS * in_way.numel())
+    if len(fastest) <= unnoticed or speed <= 0 or fastest[unnoticed] >= speed:
+        return plan
+    return replace(plan, camera=plan.camera * (fastest[unnoticed] / speed).clamp_min(0))
+
+
 def slopes(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Direction of every pixel, `(2, H, W)`: right and down for one ahead."""
     x = (torch.arange(width, device=device) + 0.5 - width / 2) / (FOCAL * width / 2)
     y = (torch.arange(height, device=device) + 0.5 - height / 2) / (FOCAL * width / 2)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+
+
+def join(first: Tensor, then: Tensor) -> Tensor:
+    """Cameras seen from the start of a way that leads to where they are counted from.
+
+    Args:
+        first: `(B, 6)`, see `camera_flow`: the way.
+        then: `(B, T, 6)`, from its end.
+
+    Returns:
+        `(B, T, 6)`, from its start.
+    """
+    turned, more = _rotation(first[:, None, 3:]), _rotation(then[..., 3:])
+    # R2 (R1 (x - s1) - s2) = R2 R1 (x - (s1 + R1' s2))
+    shift = first[:, None, :3] + (turned.transpose(-1, -2) @ then[..., :3, None])[..., 0]
+    both = more @ turned
+    yaw = torch.atan2(both[..., 2, 0], both[..., 2, 2])
+    pitch = both[..., 2, 1].clamp(-1, 1).asin()
+    roll = torch.atan2(both[..., 0, 1], both[..., 1, 1])
+    return torch.cat([shift, torch.stack([yaw, pitch, roll], dim=-1)], dim=-1)
+
+
+def _rotation(turns: Tensor) -> Tensor:
+    """Turns `(..., 3)` to the right, down and clockwise, one after the other: `(..., 3, 3)`."""
+    (yaw_c, pitch_c, roll_c), (yaw_s, pitch_s, roll_s) = (
+        turns.cos().unbind(-1),
+        turns.sin().unbind(-1),
+    )
+    no, one = torch.zeros_like(yaw_c), torch.ones_like(yaw_c)
+    yaw, pitch, roll = (
+        torch.stack(numbers, dim=-1).unflatten(-1, (3, 3))
+        for numbers in (
+            (yaw_c, no, -yaw_s, no, one, no, yaw_s, no, yaw_c),
+            (one, no, no, no, pitch_c, -pitch_s, no, pitch_s, pitch_c),
+            (roll_c, roll_s, no, -roll_s, roll_c, no, no, no, one),
+        )
+    )
+    out: Tensor = roll @ pitch @ yaw
+    return out
+
+
+def slopes_to_px(flow: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Slopes `(B, 2, h, w)` to pixels of another size, `(B, 2, H, W)`; corners stay corners."""
+    height, width = flow.shape[-2:]
+    px = flow * (FOCAL * width / 2)
+    if (height, width) == size_hw:
+        return px
+    large = F.interpolate(px, size=size_hw, mode="bilinear", align_corners=True)
+    step = [(n - 1) / (m - 1) for n, m in zip(size_hw[::-1], (width, height), strict=True)]
+    return large * large.new_tensor(step).view(1, 2, 1, 1)
 
 
 def path_at(camera: Tensor, times: Tensor) -> Tensor:
@@ -156,11 +263,14 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
         return parts[0].to(device), parts[1].to(device), parts[2].to(device)
     nearness = (nearness[:, None] * growth).flatten(0, 1)
     forward_px, growth = forward_px.flatten(0, 1), growth.flatten(0, 1)
-    pairs = [_carry(*pair) for pair in zip(forward_px, nearness, strict=True)]
-    flow, known, back = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    steps = _steps(forward_px, growth)
+    pairs = [_carry(*parts) for parts in zip(forward_px, nearness, steps, strict=True)]
+    flow, begin, known, back = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     flow = _fill(flow, known, FILL_LEVELS)
-    closer, found = _look_closer(flow, forward_px, growth)
-    nearby = (closer - flow).abs().amax(1, keepdim=True) < SAME_SURFACE_PX * 2
+    begin = torch.where(known > 0, begin, flow)
+    closer, found, size_px = _look_closer(begin, forward_px, steps)
+    apart = (closer - flow).abs() / size_px.clamp_min(1)
+    nearby = apart.amax(1, keepdim=True) < SAME_SURFACE_PX * 2
     flow = torch.where((found > 0) & ((known == 0) | nearby), closer, flow)
     known = torch.maximum(known, found)
     for _ in range(2):  # crumbs are not worth repainting: the flow goes on across them
@@ -171,25 +281,32 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
     return torch.where(same, exact, flow), known, back
 
 
-def _look_closer(flow: Tensor, forward_px: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
-    """Correct where later pixels come from by where that goes.
+def _steps(forward_px: Tensor, growth: Tensor) -> Tensor:
+    """How large pixels become, right and down: `(N, 2, H, W)`.
 
-    Returns:
-        Flow `(N, 2, H, W)`, and 1 where what lies there comes as close as its size allows,
-        `(N, 1, H, W)`.
+    Ground and walls that run towards the camera grow as the square along the way.
     """
-    height, width = flow.shape[-2:]
-    x = torch.arange(width, device=flow.device).expand(height, width)
-    y = torch.arange(height, device=flow.device)[:, None].expand(height, width)
-    pixels = torch.stack([x, y])
-    # Ground and walls that run towards the camera grow as the square along the way.
     steps = [
         F.pad(torch.diff(forward_px[:, :1], dim=3), (0, 1, 0, 0), mode="replicate"),
         F.pad(torch.diff(forward_px[:, 1:], dim=2), (0, 0, 0, 1), mode="replicate"),
     ]
     times = [torch.minimum(torch.maximum(1 + step, growth), growth**2) for step in steps]
-    values = torch.cat([forward_px, *times], dim=1).flatten(2)
-    found = torch.zeros_like(growth)
+    return torch.cat(times, dim=1)
+
+
+def _look_closer(flow: Tensor, forward_px: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Correct where later pixels come from by where that goes.
+
+    Returns:
+        Flow `(N, 2, H, W)`; 1 where what lies there comes as close as its size allows,
+        `(N, 1, H, W)`; and that size in pixels, right and down, `(N, 2, H, W)`.
+    """
+    height, width = flow.shape[-2:]
+    x = torch.arange(width, device=flow.device).expand(height, width)
+    y = torch.arange(height, device=flow.device)[:, None].expand(height, width)
+    pixels = torch.stack([x, y])
+    values = torch.cat([forward_px, steps], dim=1).flatten(2)
+    found, size_px, closer = torch.zeros_like(flow[:, :1]), torch.ones_like(flow), flow
     for _ in range(LOOKS):
         source = (pixels + flow).round()
         place = _place(source[:, 0], source[:, 1])
@@ -197,14 +314,19 @@ def _look_closer(flow: Tensor, forward_px: Tensor, growth: Tensor) -> tuple[Tens
         index = place.clamp(max=height * width - 1).flatten(1)[:, None].expand(-1, 4, -1)
         there = values.gather(2, index).view(-1, 4, height, width)
         missed, apart = pixels - source - there[:, :2], there[:, 2:]
-        near = (missed.abs() <= 0.5 + 0.5 * apart).all(1, keepdim=True)
-        found = (inside & near).float()
+        near = inside & (missed.abs() <= 0.5 + 0.5 * apart).all(1, keepdim=True)
         flow = torch.where(inside, source + missed / apart - pixels, flow)
-    return flow, found
+        # At a border the next look may be at what lies behind.
+        closer, size_px = torch.where(near, flow, closer), torch.where(near, apart, size_px)
+        found = torch.maximum(found, near.float())
+    return closer, found, size_px
 
 
-def _carry(forward_px: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`carry` for one frame, without what comes into sight; a frame at a time needs less memory."""
+def _carry(forward_px: Tensor, nearness: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+    """`carry` for one frame, without what comes into sight; a frame at a time needs less memory.
+
+    Beside the flow there is the way to the very pixel that came there.
+    """
     height, width = nearness.shape[-2:]
     device = forward_px.device
     x, y = torch.arange(width, device=device), torch.arange(height, device=device)[:, None]
@@ -213,24 +335,39 @@ def _carry(forward_px: Tensor, nearness: Tensor) -> tuple[Tensor, Tensor, Tensor
     # the place that it came from.
     order = (nearness[0] * 2**24).long().clamp(0, 2**30) * 2**32 + (y * width + x)
     winners = torch.full((height * width + 1,), -1, dtype=torch.int64, device=device)
-    parts = [(part + 0.5) / SPLATS - 0.5 for part in range(SPLATS)]
-    for right in parts:
-        for down in parts:
-            target = _place(new_x + right, new_y + down)
-            winners.scatter_reduce_(0, target.flatten(), order.flatten(), "amax")
+    wide, high = steps.clamp(1, MOST_SPLATS)
+    few = (wide <= SPLATS) & (high <= SPLATS)
+    for splats, those in ((SPLATS, few), (MOST_SPLATS, ~few)):
+        at_x, at_y, numbers, w, h = (v[those] for v in (new_x, new_y, order, wide, high))
+        parts = [(part + 0.5) / splats - 0.5 for part in range(splats)] if len(numbers) else []
+        for right in parts:
+            for down in parts:
+                places = (at_x + right * w).round(), (at_y + down * h).round()
+                winners.scatter_reduce_(0, _number(*places, height, width), numbers, "amax")
     winners = winners[:-1]
     known = (winners >= 0).view(1, height, width)
     came_from = (winners % 2**32).clamp(0, height * width - 1)
     flow = -forward_px.flatten(1)[:, came_from].view_as(forward_px)
     best = F.pad((winners // 2**32).clamp_min(0).float() / 2**24, (0, 1), value=math.inf)
     back = nearness[0] >= (1 - SAME_NEARNESS) * best[_place(new_x, new_y)]
-    return torch.where(known, flow, 0.0), known.float(), back.float()[None]
+    begin = torch.stack(
+        [
+            came_from % width - x.expand(height, -1).flatten(),
+            came_from // width - y.expand(-1, width).flatten(),
+        ]
+    )
+    begin = begin.view_as(flow).to(flow.dtype)
+    return torch.where(known, flow, 0.0), begin, known.float(), back.float()[None]
 
 
 def _place(x: Tensor, y: Tensor) -> Tensor:
     """Number of the pixel at `(..., H, W)` coordinates of such a picture; H * W outside it."""
     height, width = x.shape[-2:]
-    column, row = x.round().long(), y.round().long()
+    return _number(x.round(), y.round(), height, width)
+
+
+def _number(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+    column, row = x.long(), y.long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     return torch.where(inside, row * width + column, height * width)
 

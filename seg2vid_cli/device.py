@@ -148,6 +148,15 @@ def resolve_compute(device: str = "auto", precision: Precision = "auto") -> Comp
     return Compute(device=chosen, precision=picked, reason=f"device {how}, precision by device")
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Train with matrix products in bf16 where the device computes in it, else all in fp32.
+
+    In emulation bf16 is slower than fp32, and fp16 would need its losses scaled.
+    """
+    fast = resolve_compute(str(device)).precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
 def _cpu_computes_bf16() -> bool:
     """Whether convolutions run in bf16 units, and not in emulation, which is slower than fp32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -19,14 +19,16 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels, padded_size
-from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.label_unet import LabelUNet, Palette
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
     GlobalGenerator,
     LocalConfig,
     LocalEnhancer,
 )
+from seg2vid_cli.palette import classes_of
 from seg2vid_cli.sample import Sample
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -45,6 +47,8 @@ def paint_first_frame(
     sample: Sample,
     compute: Compute,
     edges: Tensor | None = None,
+    places: NDArray[np.intp] | None = None,
+    various: bool = True,
 ) -> Tensor:
     """Paint label planes in a look drawn from a sample.
 
@@ -54,6 +58,9 @@ def paint_first_frame(
         sample: Its appearance decides light and colours.
         compute: Where to run.
         edges: `(1, 1, H, W)` in [0, 1], for a generator that is guided by them.
+        places: `(H, W)`, from `seg2vid_cli.palette.find_places`, for a generator that reads what
+            colour every place has.
+        various: Whether places of one class differ in colour.
 
     Returns:
         `(1, 3, H, W)` float32 in [0, 1].
@@ -65,9 +72,30 @@ def paint_first_frame(
         noise = noise.to(compute.device)
     else:
         planes = torch.cat([planes, edges], dim=1)
+    if network.palette is not None:
+        assert places is not None
+        colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
+        planes = torch.cat([planes, colours.to(compute.device)], dim=1)
     with compute.run():
         frame: Tensor = network(planes, style.to(compute.device), noise).float()
     return frame
+
+
+def _draw_colours(
+    palette: Palette,
+    planes: Tensor,
+    places: NDArray[np.intp],
+    style: Tensor,
+    sample: Sample,
+    various: bool,
+) -> Tensor:
+    """Colours of all places, `(1, 3, H, W)` on the CPU."""
+    ids = planes[0, :NUM_CLASSES].argmax(0).cpu().numpy().astype(np.uint8)
+    classes = torch.from_numpy(classes_of(places, ids).astype(np.int64))
+    draws = sample.draw((len(classes), 3), part="appearance", purpose="colours")
+    colours = palette.cpu()(style, classes, draws if various else torch.zeros_like(draws))
+    painted: Tensor = colours[torch.from_numpy(places)].permute(2, 0, 1)[None]
+    return painted
 
 
 def paint_scene(

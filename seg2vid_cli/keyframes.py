@@ -13,12 +13,27 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from seg2vid_cli.warp import backward_warp
+from seg2vid_cli.camera import (
+    SAME_NEARNESS,
+    camera_flow,
+    camera_growth,
+    join,
+    path_at,
+    slopes_to_px,
+)
+from seg2vid_cli.motion import Course, Memory, Motion, see_from
+from seg2vid_cli.networks.ego_flow import UPRIGHT, Plan
+from seg2vid_cli.warp import backward_warp, nearest_warp
 
 # Visibility is soft, and a mix of two sources is blurred: between these bounds it is made steep.
 HIDDEN_BELOW, SEEN_ABOVE = 0.05, 0.45
 WHOLLY = 0.999  # of a warped 1: all four pixels that were mixed lie inside
+HANDED_ON = 1.6  # times as large as in a keyframe
+FRINGE_PX = 3
+HALF = 0.5
+OVERLAP_PX = 2  # of what keyframes give, so that no cracks open between them
 LEAST_SHARE = 0.002  # of the picture that a keyframe must still give
 
 
@@ -32,12 +47,20 @@ class Keyframe:
         flow_px: `(1, 2, H, W)`: this pixel of the source frame is that far right and down in
             `picture`.
         visible: `(1, 1, H, W)`: 1 = this place of the source frame is in `picture`.
+        own: `(1, 1, H, W)`: 1 = `picture` shows this place, and no older keyframe does.
+        plan: Depth of `picture`, where the motion network knows it; see `travel`.
+        camera: `(1, 6)`, that of the source frame as seen from `picture`, with `plan`.
+        age: Frames of the network from `picture` to the source frame, with `plan`.
     """
 
     picture: Tensor
     planes: Tensor
     flow_px: Tensor
     visible: Tensor
+    own: Tensor
+    plan: Plan | None = None
+    camera: Tensor | None = None
+    age: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,12 +72,18 @@ class Composite:
         planes: `(1, K, H, W)`, label planes of the last frame.
         seen: `(T, 1, H, W)`: 1 = found in a keyframe.
         keyframes: The keyframes as the last frame finds them, by what they give it.
+        flow_px: `(T, 2, H, W)`, to the source frame.
+        forward_flow_px: `(T, 2, H, W)`, from it; None where it was not asked for.
+        memory: What is known of the last frame's depth, where the motion network knows depth.
     """
 
     pictures: Tensor
     planes: Tensor
     seen: Tensor
     keyframes: tuple[tuple[Keyframe, float], ...]
+    flow_px: Tensor
+    forward_flow_px: Tensor | None
+    memory: Memory | None = None
 
 
 def start_keyframes(picture: Tensor, planes: Tensor) -> tuple[Keyframe, ...]:
@@ -65,23 +94,26 @@ def start_keyframes(picture: Tensor, planes: Tensor) -> tuple[Keyframe, ...]:
         planes: `(1, K, H, W)`.
     """
     flow = picture.new_zeros((1, 2, *picture.shape[-2:]))
+    everything = torch.ones_like(flow[:, :1])
     keyframe = Keyframe(
-        picture=picture, planes=planes, flow_px=flow, visible=torch.ones_like(flow[:, :1])
+        picture=picture, planes=planes, flow_px=flow, visible=everything, own=everything
     )
     return (keyframe,)
 
 
-def compose(keyframes: tuple[Keyframe, ...], flow_px: Tensor, visibility: Tensor) -> Composite:
+def compose(keyframes: tuple[Keyframe, ...], motion: Motion) -> Composite:
     """Build the frames of a pass from keyframes, the oldest first.
 
     Args:
         keyframes: Oldest first.
-        flow_px: `(T, 2, H, W)`, from each frame to the source frame, as `backward_warp` takes it.
-        visibility: `(T, H, W)`; 1 = visible in the source frame.
+        motion: From the source frame, the last of them.
 
     Returns:
         The frames, and the keyframes as the last one finds them.
     """
+    if motion.course is not None:
+        return _travel(keyframes, motion, motion.course)
+    flow_px, visibility = motion.flow_px, motion.visibility
     count = len(flow_px)
     inside = backward_warp(torch.ones_like(visibility)[:, None], flow_px) > WHOLLY
     shown = steepen(visibility)[:, None] * inside
@@ -104,11 +136,150 @@ def compose(keyframes: tuple[Keyframe, ...], flow_px: Tensor, visibility: Tensor
         # Copies, or every keyframe would hold the flows of a whole pass.
         moved = replace(keyframe, flow_px=flow[-1:].clone(), visible=visible[-1:].clone())
         found.append((moved, float(share[-1:].mean())))
+    return _composite(pictures, planes, left, keyframes[-1], found, motion)
+
+
+def _composite(
+    pictures: Tensor,
+    planes: Tensor,
+    left: Tensor,
+    source: Keyframe,
+    found: list[tuple[Keyframe, float]],
+    motion: Motion,
+    memory: Memory | None = None,
+) -> Composite:
+    """Put together what keyframes gave: sums by their shares, and what share is left."""
     if planes.shape[1]:  # a place that no keyframe has keeps the labels that the source frame gives
-        planes = planes + left[-1:] * backward_warp(keyframes[-1].planes, flow_px[-1:])
+        planes = planes + left[-1:] * backward_warp(source.planes, motion.flow_px[-1:])
     seen = 1 - left
     pictures = pictures / seen.clamp_min(1e-3)
-    return Composite(pictures=pictures, planes=planes, seen=seen, keyframes=tuple(found))
+    return Composite(
+        pictures=pictures,
+        planes=planes,
+        seen=seen,
+        keyframes=tuple(found),
+        flow_px=motion.flow_px,
+        forward_flow_px=motion.forward_flow_px,
+        memory=memory,
+    )
+
+
+def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> Composite:
+    """`compose` where depth is known: each keyframe is moved as a whole, by its own depth.
+
+    Flows that are composed pass by pass take a thin thing apart. A keyframe with depth stays one
+    scene for as long as it is held, and gives what no older one has: its `own`.
+    """
+    count, size = len(motion.flow_px), (motion.flow_px.shape[-2], motion.flow_px.shape[-1])
+    times = course.plan.camera.new_tensor([float(time) for time in motion.times])
+    way = course.scale * path_at(course.plan.camera, times)
+    source = replace(keyframes[-1], plan=course.plan, camera=torch.zeros_like(way[:, 0]), age=0.0)
+    pictures = motion.flow_px.new_zeros((count, *source.picture.shape[1:]))
+    planes = torch.zeros_like(source.planes)
+    left = torch.ones_like(motion.visibility)[:, None]
+    to_source, from_source = torch.zeros_like(motion.flow_px), torch.zeros_like(motion.flow_px)
+    found: list[tuple[Keyframe, float]] = []
+    memory: Memory | None = None
+    for keyframe in (*keyframes[:-1], source):
+        assert keyframe.plan is not None
+        assert keyframe.camera is not None
+        cameras, moments = join(keyframe.camera, way), keyframe.age + times
+        flow, forward, visibility = motion.flow_px, motion.forward_flow_px, motion.visibility
+        if keyframe is not source:
+            flow, forward, visibility = see_from(
+                keyframe.plan,
+                cameras,
+                moments,
+                size,
+                scale=course.scale,
+                forward_flow=forward is not None,
+            )
+        inside = backward_warp(torch.ones_like(left), flow) > WHOLLY
+        carried = backward_warp(_many(keyframe.own, count), flow)
+        visible = steepen(visibility)[:, None] * inside * ((carried - 0.25) / 0.5).clamp(0, 1)
+        share = visible * left
+        left = left - share
+        pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
+        if planes.shape[1]:
+            planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
+        if len(keyframes) > 1:
+            leads = _lead(keyframe, course.scale, size).expand(count, -1, -1, -1)
+            to_source = to_source + share * (flow + backward_warp(leads, flow))
+            if forward is not None:
+                begins = keyframe.flow_px.expand(count, -1, -1, -1)
+                there = begins + backward_warp(forward, begins)
+                from_source = from_source + keyframe.visible * there
+        known = _remember(keyframe.plan, cameras[:, -1:], moments[-1:], flow, share, course)
+        memory = _both(memory, known)
+        # What has become much larger goes on from a newer picture, which has been repaired.
+        plan, end = keyframe.plan, (cameras[:, -1:], course.scale * keyframe.plan.velocity)
+        growth = camera_growth(plan.nearness, *end, moments[-1:])[:, 0]
+        fine = F.interpolate((growth < HANDED_ON).float(), size=size)
+        moved = replace(
+            keyframe,
+            flow_px=flow[-1:].clone(),
+            visible=share[-1:] * (backward_warp(fine, flow[-1:]) > HALF),
+            own=keyframe.own * fine,
+            camera=cameras[:, -1].clone(),
+            age=float(moments[-1]),
+        )
+        found.append((moved, float(moved.visible.mean())))
+    if len(keyframes) > 1:
+        seen = 1 - left
+        to_source = torch.where(seen > HIDDEN_BELOW, to_source / seen.clamp_min(1e-3), 0.0)
+        back = None if motion.forward_flow_px is None else from_source
+        motion = replace(motion, flow_px=to_source, forward_flow_px=back)
+    return _composite(pictures, planes, left, source, found, motion, memory)
+
+
+def _lead(keyframe: Keyframe, scale: float, size_hw: tuple[int, int]) -> Tensor:
+    """How far each pixel of a keyframe has moved in the source frame, `(1, 2, H, W)` in pixels."""
+    assert keyframe.plan is not None
+    assert keyframe.camera is not None
+    plan = keyframe.plan
+    age = keyframe.camera.new_tensor([keyframe.age])
+    flow = camera_flow(plan.nearness, keyframe.camera[:, None], scale * plan.velocity, age)
+    return slopes_to_px(flow[:, 0], size_hw)
+
+
+def _remember(
+    plan: Plan, camera: Tensor, time: Tensor, flow_px: Tensor, share: Tensor, course: Course
+) -> Memory:
+    """What a keyframe says of depth in the last frame of a pass; see `Memory`."""
+    velocity = course.scale * plan.velocity
+    nearness = plan.nearness * camera_growth(plan.nearness, camera, velocity, time)[:, 0]
+    height, width = nearness.shape[-2:]
+    small = F.interpolate(flow_px[-1:], size=(height, width), mode="bilinear", align_corners=True)
+    step = [(n - 1) / (m - 1) for n, m in zip((width, height), flow_px.shape[:-3:-1], strict=True)]
+    small = small * small.new_tensor(step).view(1, 2, 1, 1)
+    there, inside = nearest_warp(torch.cat([nearness, plan.velocity], dim=1), small)
+    smooth = backward_warp(nearness, small)
+    # Between pixels only on one surface: half-way from a car to a house there is nothing.
+    same = (smooth - there[:, :1]).abs() < SAME_NEARNESS * there[:, :1]
+    yaw = camera[:, 0, 3].view(-1, 1, 1, 1)
+    right, ahead = there[:, 1:2], there[:, 2:]
+    turned = yaw.cos() * right - yaw.sin() * ahead, yaw.sin() * right + yaw.cos() * ahead
+    sure = F.interpolate(share[-1:], size=(height, width), mode="bilinear", align_corners=True)
+    return Memory(
+        nearness=torch.where(same, smooth, there[:, :1]),
+        velocity=torch.cat(turned, dim=1),
+        known=inside & (sure > HALF),
+        focus=course.focus,
+        pace=course.pace,
+    )
+
+
+def _both(older: Memory | None, newer: Memory) -> Memory:
+    """What is known by one or the other."""
+    if older is None:
+        return newer
+    known = older.known
+    return replace(
+        older,
+        nearness=torch.where(known, older.nearness, newer.nearness),
+        velocity=torch.where(known, older.velocity, newer.velocity),
+        known=known | newer.known,
+    )
 
 
 def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tuple[Keyframe, ...]:
@@ -123,7 +294,21 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
     while len(useful) >= limit:
         useful.remove(min(useful, key=lambda pair: pair[1]))
     kept = tuple(keyframe for keyframe, _ in useful)
-    return (*kept, *start_keyframes(picture.clone(), composite.planes))
+    (new,) = start_keyframes(picture.clone(), composite.planes)
+    if all(keyframe.plan is not None for keyframe in kept):  # what they give, they go on to give
+        given = sum((keyframe.visible for keyframe in kept), torch.zeros_like(new.own))
+        own = F.max_pool2d((1 - given).clamp(0, 1), 2 * OVERLAP_PX + 1, 1, OVERLAP_PX)
+        if composite.planes.shape[1]:
+            own = own * (1 - _around_things(composite.planes))
+        new = replace(new, own=own, visible=(1 - given).clamp(0, 1))
+    return (*kept, new)
+
+
+def _around_things(planes: Tensor) -> Tensor:
+    """1 close beside upright things, which colours may run into, `(1, 1, H, W)`."""
+    things = planes[:, list(UPRIGHT)].sum(1, keepdim=True)
+    around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
+    return ((around > HALF) & (things < HALF)).to(planes.dtype)
 
 
 def steepen(visibility: Tensor) -> Tensor:

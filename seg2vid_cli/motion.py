@@ -11,17 +11,54 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.camera import move
+from seg2vid_cli.camera import keep_distance, path_at, see
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
-from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan
+from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan, Scene, take_rims
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.sample import MOTION, Sample
 from seg2vid_cli.warp import backward_warp, half_images_to_px
 
 MotionNetwork = Seg2VidFlow | EgoFlow
 
+FARTHEST = 1e-3  # nearness; what is less near counts as that
 OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Memory:
+    """What is known of a scene from the pictures before this one, at the network's size.
+
+    Args:
+        nearness: `(1, 1, h, w)`, see `seg2vid_cli.networks.ego_flow.Plan`.
+        velocity: `(1, 2, h, w)`, as well.
+        known: bool `(1, 1, h, w)`, whether both are known there.
+        focus: `(1, 2)`, where the camera drives to.
+        pace: `(1, 1)`, how fast.
+    """
+
+    nearness: Tensor
+    velocity: Tensor
+    known: Tensor
+    focus: Tensor
+    pace: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Course:
+    """Depth and a camera that drives through it, at the network's size.
+
+    Args:
+        plan: Of one picture.
+        focus: `(1, 2)`, where the camera drives to.
+        pace: `(1, 1)`, how fast.
+        scale: How many times as far everything goes.
+    """
+
+    plan: Plan
+    focus: Tensor
+    pace: Tensor
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +74,7 @@ class Motion:
         times: Of the T frames, in steps of the network; 1 to T if empty.
         again: The same motion at other times and so many times as far, where the network knows what
             hides what; else flows are averaged and stretched.
+        course: What the flows follow from, for a network that knows depth.
     """
 
     flow_px: Tensor
@@ -44,6 +82,7 @@ class Motion:
     visibility: Tensor
     times: tuple[Fraction, ...] = ()
     again: Callable[[Sequence[Fraction], float], Motion] | None = None
+    course: Course | None = None
 
     def at(self, times: Sequence[Fraction]) -> Motion:
         """Motion at other moments, along straight lines between the predicted ones.
@@ -133,6 +172,7 @@ def predict_motion(
     rows: RowLimit | None = None,
     forward_flow: bool = True,
     camera_latents: Tensor | None = None,
+    memories: Sequence[Memory | None] = (),
 ) -> list[Motion]:
     """Predict how T frames move away from each of some frames.
 
@@ -148,6 +188,7 @@ def predict_motion(
         forward_flow: Whether flows from the source frame are wanted too.
         camera_latents: As `latents`: if given, these move everything but objects, so that
             `latents` decide the motion of objects alone.
+        memories: Of each frame, from the motion that led to it: things stay as near as they are.
 
     Returns:
         For each latent the motion at the size of `frame`, float32.
@@ -162,12 +203,9 @@ def predict_motion(
     def predict(first: int, last: int) -> list[Motion]:
         own = features if len(frame) == 1 else [x[first:last] for x in features]
         if isinstance(network, EgoFlow):
+            courses = _courses(network, own, latents[first:last], memories[first:last], compute)
             with compute.run(network):
-                plan = network.plan(own, latents[first:last])
-            return [
-                _drive_on(network, plan.row(b), size, compute=compute, forward_flow=forward_flow)
-                for b in range(last - first)
-            ]
+                return [_drive_on(c, size, forward_flow=forward_flow) for c in courses]
         with compute.run(network):
             output = network.decode(own, latents[first:last], both_ways=forward_flow)
         offsets = _offsets(output)
@@ -190,42 +228,100 @@ def predict_motion(
     return (rows or RowLimit()).run(len(latents), predict)
 
 
-def _drive_on(
+def _courses(
     network: EgoFlow,
-    plan: Plan,
+    encoded: Sequence[Tensor],
+    latents: Tensor,
+    memories: Sequence[Memory | None],
+    compute: Compute,
+) -> list[Course]:
+    """Courses for some latents, of one picture each or all of one; cameras go on as they began."""
+    scene = Scene.of([x.expand(len(latents), *x.shape[1:]) for x in encoded])
+    for name in ("focus", "pace"):
+        rows = getattr(scene, name).clone()
+        for row, memory in enumerate(memories):
+            if memory is not None:
+                rows[row] = getattr(memory, name)[0]
+        scene = replace(scene, **{name: rows})
+    with compute.run(network):
+        plans = network.plan(list(vars(scene).values()), latents)
+        courses = []
+        for row in range(len(latents)):
+            plan, focus = plans.row(row), scene.focus[row : row + 1]
+            if memories and (memory := memories[row]) is not None and memory.known.any():
+                # One unit of distance for the whole clip.
+                times = memory.nearness.clamp_min(FARTHEST) / plan.nearness.clamp_min(FARTHEST)
+                nearness = plan.nearness * times[memory.known].median()
+                plan = replace(
+                    plan,
+                    nearness=torch.where(memory.known, memory.nearness, nearness),
+                    velocity=torch.where(memory.known, memory.velocity, plan.velocity),
+                )
+            classes = scene.classes[row : row + 1]
+            plan = keep_distance(take_rims(plan, classes), classes, focus)
+            courses.append(Course(plan=plan, focus=focus, pace=scene.pace[row : row + 1]))
+    return courses
+
+
+def _drive_on(
+    course: Course,
     size_hw: tuple[int, int],
     *,
-    compute: Compute,
     forward_flow: bool,
     times: Sequence[Fraction] | None = None,
-    scale: float = 1.0,
 ) -> Motion:
-    """Motion of one plan at some times; flow goes on where nothing is visible, up to its edge."""
-    with compute.run(network):
-        moments = None if times is None else [float(time) for time in times]
-        output = move(plan, times=moments, scale=scale, both_ways=forward_flow)
-    whole = output.flow, output.flow_back, output.visibility
-    flow, flow_back, visible = _full_size(whole, size_hw)
-    seen_back = _stretch(output.visibility_back[:, None], size_hw)[:, 0]
+    """Motion of one course at some times."""
+    plan, scale = course.plan, course.scale
+    moments = tuple(times or map(Fraction, range(1, plan.camera.shape[1] + 1)))
+    at = plan.camera.new_tensor([float(time) for time in moments])
+    flow, flow_back, visible = see_from(
+        plan, scale * path_at(plan.camera, at), at, size_hw, scale=scale, forward_flow=forward_flow
+    )
 
     def again(times: Sequence[Fraction], scale: float) -> Motion:
-        return _drive_on(
-            network,
-            plan,
-            size_hw,
-            compute=compute,
-            forward_flow=forward_flow,
-            times=times,
-            scale=scale,
-        )
+        other = replace(course, scale=scale)
+        return _drive_on(other, size_hw, forward_flow=forward_flow, times=times)
 
     return Motion(
-        flow_px=flow[0] * (visible[0, :, None] > 0),
-        forward_flow_px=None if flow_back is None else flow_back[0] * (seen_back[0, :, None] > 0),
-        visibility=visible[0],
-        times=() if times is None else tuple(times),
+        flow_px=flow,
+        forward_flow_px=flow_back,
+        visibility=visible,
+        times=moments,
         again=again,
+        course=course,
     )
+
+
+def see_from(
+    plan: Plan,
+    camera: Tensor,
+    times: Tensor,
+    size_hw: tuple[int, int],
+    *,
+    scale: float,
+    forward_flow: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What some cameras see of a picture with depth.
+
+    Args:
+        plan: Of the picture; its own camera plays no part.
+        camera: `(1, T, 6)`, see `seg2vid_cli.camera.camera_flow`.
+        times: `(T,)`, in frames since the picture.
+        size_hw: Size to return.
+        scale: How many times as far objects go.
+        forward_flow: Whether flows from the picture are wanted too.
+
+    Returns:
+        `flow_px`, `forward_flow_px` and `visibility` of a `Motion`; flow goes on where nothing is
+        visible, up to its edge.
+    """
+    output = see(plan.nearness, camera, scale * plan.velocity, times, both_ways=forward_flow)
+    whole = output.flow, output.flow_back, output.visibility
+    flow, flow_back, visible = _full_size(whole, size_hw)
+    if flow_back is not None:
+        seen_back = _stretch(output.visibility_back[:, None], size_hw)[:, 0]
+        flow_back = flow_back[0] * (seen_back[0, :, None] > 0)
+    return flow[0] * (visible[0, :, None] > 0), flow_back, visible[0]
 
 
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility

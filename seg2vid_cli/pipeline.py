@@ -29,7 +29,7 @@ from seg2vid_cli.first_frame import (
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
-from seg2vid_cli.motion import Motion, MotionNetwork, predict_motion, sample_latents
+from seg2vid_cli.motion import Memory, Motion, MotionNetwork, predict_motion, sample_latents
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
@@ -39,6 +39,7 @@ from seg2vid_cli.networks.pix2pixhd import (
     LocalEnhancer,
 )
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
+from seg2vid_cli.palette import find_places
 from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import refine_frames
 from seg2vid_cli.sample import Sample
@@ -92,6 +93,7 @@ class Clip:
         scene: The map at the size of a generator that paints more of it than the clip's classes.
         picture: uint8 `(H, W, 3)` to start from instead of painting.
         edges: bool `(H, W)` that guide the first frame.
+        various: Whether places of one class differ in colour.
         pipeline: Makes it.
         progress: Called with stage, steps done and steps in all.
     """
@@ -101,6 +103,7 @@ class Clip:
     scene: LabelMap | None = None
     picture: NDArray[np.uint8] | None = None
     edges: NDArray[np.bool_] | None = None
+    various: bool = True
     pipeline: Pipeline
     progress: Progress = lambda stage, done, total: None
 
@@ -122,6 +125,18 @@ class _Moment:
     seen: Tensor
     flow_px: Tensor
     forward: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Repaired:
+    """The frames of a pass, `(T, ...)` each, and what the next pass needs."""
+
+    frames: Tensor
+    seen: Tensor
+    flow_px: Tensor
+    forward_flow_px: Tensor | None
+    keyframes: tuple[Keyframe, ...]
+    memory: Memory | None = None
 
 
 class Pipeline:
@@ -254,6 +269,7 @@ class Pipeline:
         picture_sha256: str | None = None,
         edges: NDArray[np.bool_] | None = None,
         edge_variety: float = 0.0,
+        various: bool = True,
         progress: Progress = lambda stage, done, total: None,
     ) -> Clip:
         """Prepare a clip; the work is done while it is read.
@@ -278,6 +294,8 @@ class Pipeline:
                 guided by them. Without any, such weights follow a sketch of the label map.
             edge_variety: How far the mix of detected edges is from the learnt one, 0 to 2; drawn
                 from the sample's appearance.
+            various: Whether places of one class differ in colour. Not in a sequence that is painted
+                frame by frame, where a house would change its colour as it comes nearer.
             progress: Called with stage, steps done and steps in all.
 
         Raises:
@@ -338,6 +356,7 @@ class Pipeline:
             scene=scene,
             picture=picture,
             edges=edges,
+            various=various,
             pipeline=self,
             progress=progress,
         )
@@ -433,7 +452,8 @@ class Pipeline:
         look: object = recipe.first_frame_sha256 or recipe.sample.key("appearance")
         if clip.scene is not None:  # always painted in the same way
             look = None
-        key = (recipe.labels_sha256, recipe.size, look, recipe.edges_png, recipe.edge_variety)
+        edges = recipe.edges_png, recipe.edge_variety
+        key = (recipe.labels_sha256, recipe.size, look, *edges, clip.various)
         if key not in self._painted:  # the samples of one map come one after the other
             self._painted = {key: self._paint(clip, planes, corner)}
         return self._painted[key]
@@ -449,6 +469,8 @@ class Pipeline:
                 sample=clip.recipe.sample,
                 compute=self.compute,
                 edges=edges,
+                places=self._places(clip, planes, corner),
+                various=clip.various,
             )
         if clip.scene is not None:
             assert isinstance(self.generator, (GlobalGenerator, LocalEnhancer))
@@ -459,6 +481,16 @@ class Pipeline:
         assert picture is not None
         padded = _pad_picture(picture, (planes.shape[-2], planes.shape[-1]), corner)
         return picture_to_tensor(padded).to(self.compute.device)
+
+    def _places(
+        self, clip: Clip, planes: Tensor, corner: tuple[int, int]
+    ) -> NDArray[np.intp] | None:
+        """Places that have a colour of their own, of the padded size, for a generator that asks."""
+        if cast(LabelUNet, self.generator).palette is None:
+            return None
+        rng = clip.recipe.sample.generator(part="appearance", purpose="sketch")
+        borders = _borders(clip.size_hw, (planes.shape[-2], planes.shape[-1]), corner)
+        return np.pad(find_places(clip.labels.train_ids, rng), borders, mode="edge")
 
     def _detect(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
         """Edges as the generator wants them, `(1, 1, H, W)` of the padded size."""
@@ -499,7 +531,8 @@ class Pipeline:
         camera = None
         if options.get("objects_apart", False):
             camera = torch.cat([sample_latents(config, s, camera_only=True) for s in samples])
-        memories = [start_keyframes(*start) for start in starts]
+        keyframes = [start_keyframes(*start) for start in starts]
+        memories: list[Memory | None] = []
         frames = clips[0].recipe.frames
         step = _native_step(self.bundle.fps, clips[0].recipe.fps)
         made, passes = 1, 0
@@ -514,7 +547,7 @@ class Pipeline:
             more = last < frames - 1
             if more and (not times or times[-1] != config.num_frames):
                 times.append(Fraction(config.num_frames))  # not shown, but where the next starts
-            motions = self._predict(memories, latents, camera, forward_flow)
+            motions = self._predict(keyframes, memories, latents, camera, forward_flow)
             noises = [
                 sample.draw(
                     tuple(starts[0][0].shape), part="appearance", purpose=f"refine/{begin + 1}"
@@ -528,34 +561,36 @@ class Pipeline:
                     motion.at(piece).scaled(sample.motion_scale)
                     for motion, sample in zip(motions, samples, strict=True)
                 ]
-                repaired = self._repair(memories, moved, noises)
+                repaired = self._repair(keyframes, moved, noises)
                 for position, index in enumerate(range(made, min(made + len(piece), last + 1))):
-                    for number, (refined, seen, _) in enumerate(repaired):
-                        forward = moved[number].forward_flow_px
+                    for number, each in enumerate(repaired):
+                        forward = each.forward_flow_px
                         yield (
                             number,
                             index,
                             source_index,
                             _Moment(
-                                frame=refined[position],
-                                seen=seen[position],
-                                flow_px=moved[number].flow_px[position],
+                                frame=each.frames[position],
+                                seen=each.seen[position],
+                                flow_px=each.flow_px[position],
                                 forward=None if forward is None else forward[position],
                             ),
                         )
                 made = min(made + len(piece), last + 1)
-            memories = [memory for _, _, memory in repaired]  # of the last piece
+            keyframes = [each.keyframes for each in repaired]  # of the last piece
+            memories = [each.memory for each in repaired]
             passes += 1
 
     def _predict(
         self,
-        memories: Sequence[tuple[Keyframe, ...]],
+        keyframes: Sequence[tuple[Keyframe, ...]],
+        memories: Sequence[Memory | None],
         latents: Tensor,
         camera: Tensor | None,
         forward_flow: bool,
     ) -> list[Motion]:
         """Motion of each clip from the last of its keyframes, on the CPU one after the other."""
-        sources = [memory[-1] for memory in memories]
+        sources = [held[-1] for held in keyframes]
         options = self.bundle.stages["motion"].options
 
         def predict(sources: Sequence[Keyframe], rows: slice) -> list[Motion]:
@@ -569,6 +604,7 @@ class Pipeline:
                 rows=self._motion_rows,
                 forward_flow=forward_flow,
                 camera_latents=None if camera is None else camera[rows],
+                memories=memories[rows],
             )
 
         if all(source.picture is sources[0].picture for source in sources):
@@ -579,27 +615,23 @@ class Pipeline:
 
     def _repair(
         self,
-        memories: Sequence[tuple[Keyframe, ...]],
+        keyframes: Sequence[tuple[Keyframe, ...]],
         motions: Sequence[Motion],
         noises: Sequence[Tensor],
-    ) -> list[tuple[Tensor, Tensor, tuple[Keyframe, ...]]]:
-        """Warp and refine the frames of a pass.
-
-        Returns:
-            For each clip its frames, what of them was seen before, and keyframes for the next pass.
-        """
+    ) -> list[_Repaired]:
+        """Warp and refine the frames of a pass, for each clip."""
         options = self.bundle.stages["refine"].options
         limit, keep_visible = options.get("keyframes", 0), options.get("keep_visible", False)
         composites, warped, seen = [], [], []
-        for memory, motion in zip(memories, motions, strict=True):
+        for held, motion in zip(keyframes, motions, strict=True):
             if limit:
-                composite = compose(memory, motion.flow_px, motion.visibility)
+                composite = compose(held, motion)
                 composites.append(composite)
                 warped.append(composite.pictures)
                 seen.append(composite.seen[:, 0])
                 continue
             # The paper's iterative scheme: everything from the source frame.
-            picture = memory[-1].picture.expand(len(motion.flow_px), -1, -1, -1)
+            picture = held[-1].picture.expand(len(motion.flow_px), -1, -1, -1)
             warped.append(backward_warp(picture, motion.flow_px))
             visible = motion.visibility
             if keep_visible:  # what lies outside the source frame must not stay black
@@ -621,16 +653,34 @@ class Pipeline:
                 compute=self.compute,
                 rows=self._refine_rows,
             ).split(counts)
-        after = []
+        done = []
         for number, frames in enumerate(refined):
             if limit:
-                after.append(next_keyframes(composites[number], frames[-1:], limit=limit))
+                composite = composites[number]
+                done.append(
+                    _Repaired(
+                        frames=frames,
+                        seen=seen[number],
+                        keyframes=next_keyframes(composite, frames[-1:], limit=limit),
+                        flow_px=composite.flow_px,
+                        forward_flow_px=composite.forward_flow_px,
+                        memory=composite.memory,
+                    )
+                )
                 continue
-            planes = memories[number][-1].planes
+            planes = keyframes[number][-1].planes
             if planes.shape[1]:
                 planes = backward_warp(planes, motions[number].flow_px[-1:])
-            after.append(start_keyframes(frames[-1:], planes))
-        return list(zip(refined, seen, after, strict=True))
+            done.append(
+                _Repaired(
+                    frames=frames,
+                    seen=seen[number],
+                    keyframes=start_keyframes(frames[-1:], planes),
+                    flow_px=motions[number].flow_px,
+                    forward_flow_px=motions[number].forward_flow_px,
+                )
+            )
+        return done
 
     def _padded_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         stages = self.bundle.stages

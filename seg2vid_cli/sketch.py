@@ -44,10 +44,7 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
         bool `(H, W)`, as from `seg2vid_cli.edges.Guide.edges`.
     """
     shape = train_ids.shape
-    # Of their own each, since only the last one is asked for more numbers by larger maps.
-    of_houses, of_lane, of_leaves, of_grain = (
-        np.random.default_rng(int(seed)) for seed in rng.integers(2**63, size=4)
-    )
+    of_houses, of_lane, of_leaves, of_grain = sources(rng)
     grain = of_grain.random(shape)
     centre = find_vanishing_point(train_ids)
     edges = np.zeros(shape, np.bool_)
@@ -71,6 +68,28 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
             rows = draw_vehicles(vehicles, longest=LONGEST_CAR if train_id == CAR else np.inf)
             edges |= vehicles & (rows | (grain < 0.03))
     return edges | (outline(train_ids) & (of_grain.random(shape) < OUTLINES))
+
+
+def sources(rng: np.random.Generator) -> list[np.random.Generator]:
+    """For houses, lane marks, leaves and grain; only the last is asked for more by larger maps."""
+    return [np.random.default_rng(int(seed)) for seed in rng.integers(2**63, size=4)]
+
+
+def house_starts(rng: np.random.Generator) -> Floats:
+    """Draw at which depths houses begin to the left and right of a street, `(2, N)`."""
+    lengths = rng.uniform(0.25, 0.7, (2, MOST_HOUSES))
+    starts = np.pad(np.cumsum(lengths, axis=1), ((0, 0), (1, 0)))
+    drawn: Floats = starts + rng.uniform(0, 0.2, (2, 1))
+    return drawn
+
+
+def house_numbers(
+    shape: tuple[int, ...], centre: tuple[float, float], starts: Floats
+) -> NDArray[np.intp]:
+    """Number of the house that a wall beside the street would belong to, from the camera on."""
+    columns = np.arange(shape[1], dtype=np.float64)
+    depth = shape[1] / 2 / np.maximum(np.abs(columns - centre[1]), 1.0)
+    return np.broadcast_to(np.clip(np.searchsorted(starts, depth), 0, MOST_HOUSES), shape)
 
 
 def find_vanishing_point(train_ids: NDArray[np.uint8]) -> tuple[float, float]:
@@ -107,10 +126,8 @@ def draw_houses(
     edges = np.zeros((height, width), np.bool_)
     from_centre = np.maximum(np.abs(x - centre[1]), 1.0)
     depth, above = width / 2 / from_centre, -(y - centre[0]) / from_centre
-    for side in (-1, 1):
-        starts = np.concatenate([[0.0], np.cumsum(rng.uniform(0.25, 0.7, MOST_HOUSES))])
-        starts += rng.uniform(0, 0.2)
-        house = np.clip(np.searchsorted(starts, depth), 0, MOST_HOUSES)
+    for side, starts in zip((-1, 1), house_starts(rng), strict=True):
+        house = house_numbers(shape, centre, starts)
         front = np.concatenate([[0.0], starts])[house]
         length = np.concatenate([[1.0], np.diff(starts), [0.5]])[house]
 
@@ -226,10 +243,18 @@ def connected_parts(mask: Bools) -> NDArray[np.intp]:
     """Number every part of a mask that hangs together by its sides; 0 outside, `(H, W)`."""
     parts = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        padded = np.pad(parts, 1)
-        upright = np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1])
-        level = np.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
-        grown = np.where(mask, np.maximum(parts, np.maximum(upright, level)), 0)
+        grown = _largest_in_runs(_largest_in_runs(parts, mask).T, mask.T).T
         if (grown == parts).all():
             return parts
         parts = grown
+
+
+def _largest_in_runs(parts: NDArray[np.intp], mask: Bools) -> NDArray[np.intp]:
+    """Give every run of a mask along a row the largest number in it."""
+    begins = np.ones(mask.shape, np.bool_)
+    begins[:, 1:] = mask[:, 1:] != mask[:, :-1]
+    starts = np.flatnonzero(begins)
+    largest = np.maximum.reduceat(parts.ravel(), starts)
+    lengths = np.diff(starts, append=mask.size)
+    spread: NDArray[np.intp] = np.repeat(largest, lengths).reshape(mask.shape)
+    return spread

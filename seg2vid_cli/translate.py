@@ -451,6 +451,7 @@ def translate(
                 exact=True,
                 edges=edges,
                 edge_variety=edge_variety,
+                various=False,
             )
             frame = next(iter(clip)).frame
             for sink in sinks:

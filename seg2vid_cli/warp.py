@@ -43,6 +43,26 @@ def backward_warp(picture: Tensor, flow_px: Tensor) -> Tensor:
         )
 
 
+def nearest_warp(values: Tensor, flow_px: Tensor) -> tuple[Tensor, Tensor]:
+    """As `backward_warp`, from the nearest pixel instead of between pixels.
+
+    Args:
+        values: `(B, C, H, W)`.
+        flow_px: `(B, 2, H, W)` in pixels.
+
+    Returns:
+        `(B, C, H, W)`, the nearest pixel of the border where the place lies outside, and bool
+        `(B, 1, H, W)`, whether it lies inside.
+    """
+    height, width = values.shape[-2:]
+    x = (torch.arange(width, device=flow_px.device) + flow_px[:, 0]).round().long()
+    y = (torch.arange(height, device=flow_px.device)[:, None] + flow_px[:, 1]).round().long()
+    column, row = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    inside = ((x == column) & (y == row))[:, None]
+    places = (row * width + column).flatten(1)[:, None].expand(-1, values.shape[1], -1)
+    return values.flatten(2).gather(2, places).view_as(values), inside
+
+
 def _sampling_size(size: int) -> int:
     return int(2 ** max(1, (size - 2).bit_length()) + 1) if size > 1 else 3
 

@@ -10,7 +10,14 @@ from conftest import FLOW, LABEL_UNET, REFINE, lively
 from torch import nn
 
 from seg2vid_cli import device as device_module
-from seg2vid_cli.device import Compute, RowLimit, draw_normal, fold_norms, resolve_compute
+from seg2vid_cli.device import (
+    Compute,
+    RowLimit,
+    draw_normal,
+    fold_norms,
+    mixed_precision,
+    resolve_compute,
+)
 from seg2vid_cli.errors import DeviceError, InputError
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.layers import ConvBlock
@@ -471,3 +478,11 @@ def test_a_gpu_gets_the_numbers_of_the_cpu():
     before = draw()
     with resolve_compute("cuda").run():
         assert torch.equal(draw(), before)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_is_mixed_only_where_bf16_is_computed(monkeypatch, fast):
+    monkeypatch.setattr("seg2vid_cli.device._cpu_computes_bf16", lambda: fast)
+    with mixed_precision(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if fast else torch.float32)

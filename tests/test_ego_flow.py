@@ -17,11 +17,16 @@ import seg2vid_cli.training.clips as training_clips
 import seg2vid_cli.training.motion as training_motion
 from seg2vid_cli.camera import (
     FOCAL,
+    STOPS_AT,
+    _rotation,
     camera_flow,
     camera_growth,
     carry,
+    join,
+    keep_distance,
     move,
     path_at,
+    see,
     slopes,
 )
 from seg2vid_cli.device import resolve_compute
@@ -32,9 +37,10 @@ from seg2vid_cli.networks.ego_flow import (
     Plan,
     gain,
     put_on_ground,
-    quantile,
+    quantiles,
     stand_upright,
     straight_on,
+    take_rims,
 )
 from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
 from seg2vid_cli.training.motion import (
@@ -73,6 +79,7 @@ def network(**changes):
     made = lively(EgoFlow(replace(CONFIG, **changes)))
     made.speeds.copy_(torch.linspace(0.2, 2, CONFIG.speeds))
     made.sways.normal_(0, 0.01)
+    made.amounts.copy_(torch.linspace(-1.5, 1.5, CONFIG.speeds))
     return made
 
 
@@ -321,9 +328,11 @@ class TestNetwork:
         torch.testing.assert_close(mean_speed(camera), speed)
 
     def test_quantiles_are_read_between_their_places(self):
-        table = torch.tensor([0.0, 1.0, 4.0])
+        tables = torch.tensor([[0.0, 1.0, 4.0], [0.0, 10.0, 20.0]])
         share = torch.tensor([-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 2.0])
-        assert quantile(table, share).tolist() == [0, 0, 0.5, 1, 2.5, 4, 4]
+        first, second = quantiles(tables, torch.stack([share, share], dim=1)).T
+        assert first.tolist() == [0, 0, 0.5, 1, 2.5, 4, 4]
+        assert second.tolist() == [0, 0, 5, 10, 15, 20, 20]
 
     def predict(self, made, latents, downscale=2):
         frame, planes = street(13)
@@ -404,6 +413,114 @@ class TestNetwork:
             EgoFlow(replace(CONFIG, **changes))
 
 
+class TestWays:
+    def test_one_way_after_another_is_a_way(self):
+        generator = torch.Generator().manual_seed(0)
+        first = 0.2 * torch.randn(1, 6, generator=generator)
+        then = 0.2 * torch.randn(1, T, 6, generator=generator)
+        nearness = 0.02 + 0.1 * torch.rand(1, 1, H, W, generator=generator)
+        whole = join(first, then)
+        # A point, moved by one camera and then by the other.
+        flow = camera_flow(nearness, first[:, None])[:, 0]
+        middle = 1 / camera_growth(nearness, first[:, None])[:, 0]
+        across, down = slopes(H, W)
+        points = torch.stack([across, down, torch.ones(H, W)]) / nearness[0]
+        one = points.flatten(1) - first[0, :3, None]
+        one = _rotation(first[:, 3:])[0] @ one
+        torch.testing.assert_close(
+            (one[:2] / one[2]).view(2, H, W), flow[0] + torch.stack([across, down])
+        )
+        assert middle.min() > 0
+        seen = camera_flow(nearness, whole)
+        for t in range(T):
+            two = _rotation(then[0, t, None, 3:])[0] @ (one - then[0, t, :3, None])
+            wanted = (two[:2] / two[2]).view(2, H, W) - torch.stack([across, down])
+            torch.testing.assert_close(seen[0, t], wanted, rtol=1e-4, atol=1e-5)
+
+    def plan(self, away, velocity=0.0, speed=0.5, frames=8):
+        camera = cameras(torch.tensor([[0.0, 0, speed, 0, 0, 0]]), frames)
+        own = torch.zeros(1, 2, H, W)
+        own[:, 1] = velocity
+        return Plan(nearness=wall(1 / away), camera=camera, velocity=own)
+
+    def classes(self, train_id, place=np.s_[24:40, 40:56]):
+        ids = torch.full((1, 1, H, W), 10)
+        ids[0, 0][place] = train_id
+        return ids
+
+    def test_a_camera_does_not_run_into_what_is_ahead(self):
+        straight = torch.zeros(1, 2)
+        for away, wanted in ((100.0, 0.5), (6.0, 0.3), (STOPS_AT, 0.0), (1.0, 0.0)):
+            slower = keep_distance(self.plan(away), self.classes(13), straight)
+            assert float(slower.camera[0, -1, 2]) == pytest.approx(8 * wanted, abs=1e-4)
+
+    def test_it_follows_a_car_that_drives_along(self):
+        plan = self.plan(6.0, velocity=0.4)
+        assert keep_distance(plan, self.classes(13), torch.zeros(1, 2)) is plan
+
+    @pytest.mark.parametrize(
+        ("train_id", "place"),
+        [
+            (0, np.s_[24:40, 40:56]),  # road
+            (10, np.s_[24:40, 40:56]),  # sky
+            (19, np.s_[24:40, 40:56]),  # nothing known
+            (13, np.s_[24:40, 80:96]),  # beside the way
+            (7, np.s_[0:10, 40:56]),  # above it
+            (13, np.s_[30:31, 48:49]),  # a single pixel
+        ],
+    )
+    def test_what_is_not_in_the_way_slows_nobody(self, train_id, place):
+        plan = self.plan(6.0)
+        assert keep_distance(plan, self.classes(train_id, place), torch.zeros(1, 2)) is plan
+
+    def test_legs_and_body_are_equally_near(self):
+        """A person with legs apart: only the front foot says how near it is."""
+        ids = torch.zeros(1, 1, H, W, dtype=torch.long)
+        ids[..., 10:30, 40:52] = 11
+        ids[..., 30:44, 40:43] = 11  # one foot lower than the other
+        ids[..., 30:40, 49:52] = 11
+        nearness = 0.02 + 0.01 * torch.arange(H).view(1, 1, H, 1).expand(1, 1, H, W).clone()
+        made = put_on_ground(nearness, ids)
+        person = made[ids == 11]
+        assert person.max() == person.min()
+        assert float(person[0]) == pytest.approx(0.02 + 0.01 * 45, abs=0.011)
+        assert torch.equal(made[ids == 0], nearness[ids == 0])
+
+    def test_a_row_of_parked_cars_is_not_all_as_near_as_the_first(self):
+        ids = torch.zeros(1, 1, H, W, dtype=torch.long)
+        for x in range(20, 80):  # each column's foot is a little higher than the one before
+            ids[..., 5 : 50 - (x - 20) // 2, x] = 13
+        nearness = 0.02 + 0.01 * torch.arange(H).view(1, 1, H, 1).expand(1, 1, H, W).clone()
+        made = put_on_ground(nearness, ids)
+        assert made[0, 0, 10, 20] > 1.6 * made[0, 0, 10, 79]
+
+    def test_pixels_around_a_thing_go_with_it(self):
+        plan = self.plan(10.0)
+        nearness, velocity = plan.nearness.clone(), plan.velocity.clone()
+        nearness[..., 24:40, 40:56], velocity[:, 0, 24:40, 40:56] = 0.5, 0.2
+        made = take_rims(replace(plan, nearness=nearness, velocity=velocity), self.classes(11))
+        assert (made.nearness[..., 23:41, 39:57] == 0.5).all()
+        assert torch.allclose(made.velocity[:, 0, 23:41, 39:57], torch.tensor(0.2))
+        assert made.nearness[..., 22, 45] == plan.nearness[..., 22, 45]
+        assert (made.velocity[:, 0, 22] == 0).all()
+
+    @pytest.mark.parametrize("steps", [1, 2, 4])
+    def test_what_grows_does_not_tear(self, steps):
+        nearness = wall(0.02)
+        nearness[..., H // 2 - 4 : H // 2 + 4, W // 2 - 4 : W // 2 + 4] = 0.2
+        camera = cameras(torch.tensor([[0.0, 0, 0.9, 0, 0, 0]]), 4)[:, steps - 1 : steps]
+        output = see(nearness, camera, torch.zeros(1, 2, H, W), torch.tensor([float(steps)]))
+        growth = 1 / (1 - 0.2 * 0.9 * steps)
+        half = 4 * growth - 1
+        rows = slice(int(H / 2 - half), int(H / 2 + half))
+        columns = slice(int(W / 2 - half), int(W / 2 + half))
+        assert output.visibility[0, 0, rows, columns].min() == 1
+        px = half_images_to_px(output.flow)[0, :, 0, rows, columns]
+        x = torch.arange(columns.start, columns.stop) + 0.5 - W / 2
+        wanted = (x / growth - x).expand(px.shape[1:])
+        assert (px[0] - wanted).abs().max() < 0.6
+
+
 class TestFit:
     def scene(self):
         nearness = 0.02 + 0.2 * slopes(H, W)[1].clamp_min(0)[None, None]
@@ -445,8 +562,11 @@ class TestFit:
         turn = 0.01 * torch.randn(count, 1) * gain(speed, pace)[:, 0]
         camera = straight_on(speed, focus, frames)
         camera[..., 3] += turn * torch.arange(1, frames + 1)
-        speeds, sways = measure_drives(camera, focus, pace, speeds=9, sways=5)
+        speeds, sways, amounts = measure_drives(camera, focus, pace, speeds=9, sways=5)
         assert speeds.shape == (9,)
+        assert amounts.shape == (5, 9)
+        normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 9))
+        torch.testing.assert_close(amounts[0], normal, rtol=0.1, atol=0.15)
         assert sways.shape == (5, frames, 6)
         torch.testing.assert_close(speeds, torch.linspace(0.436, 1.564, 9), rtol=0, atol=0.08)
         assert (speeds.diff() >= 0).all()

@@ -39,6 +39,7 @@ from seg2vid_cli.training.clips import (
     classical_flow,
     clip_stride,
     collate,
+    load_segmenter,
     parse_clip,
     read_clips,
 )
@@ -444,6 +445,18 @@ class TestClips:
             check_clip(str(path))
         assert caught.value.hint
 
+    def test_weights_may_label_the_clips(self, tmp_path):
+        segmenter = load_segmenter(tmp_path / "no runs", "street-labels")
+        assert not segmenter.training
+        text = a_clip(tmp_path / "drive.mp4", 9, 15)
+        clips, strides = read_clips(
+            [text], tmp_path / "no runs", size_hw=(32, 64), labels_by="street-labels"
+        )
+        assert strides == [1]
+        assert clips[0].train_ids.shape == (9, 32, 64)
+        with pytest.raises(InputError, match="segmenter"):
+            load_segmenter(tmp_path, "street-edges")
+
     def test_clips_are_checked_before_the_segmenter_is_looked_for(self, tmp_path):
         text = a_clip(tmp_path / "drive.mp4", 3, 15)
         with pytest.raises(InputError, match="3 frames are too few"):
@@ -501,7 +514,8 @@ class TestHalving:
         task.batches.close()
         task.progress = 0.5
         planes = data.to_planes([thin.train_ids])
-        task.batches = iter([(data.to_tensor([thin.picture]), planes, first_frame.halve(planes))])
+        picture = data.to_tensor([thin.picture])
+        task.batches = iter([(picture, planes, picture[:, 3:], first_frame.halve(planes))])
         weigh = first_frame.class_weights
         monkeypatch.setattr(
             first_frame, "class_weights", lambda ids: taught.append(ids.clone()) or weigh(ids)
@@ -540,7 +554,8 @@ class TestWindows:
 
     def test_training_sees_windows_of_large_pictures(self, tiny_first_frame, pairs):
         task = FirstFrameTask(pairs, size_hw=(160, 288), batch=2)
-        real, planes, _ = next(task.batches)
+        real, planes, colours, _ = next(task.batches)
+        assert colours.shape[1] == 0
         task.batches.close()
         assert real.shape == (2, 3, *first_frame.WINDOW_HW)
         assert planes.shape == (2, 20, *first_frame.WINDOW_HW)
@@ -624,9 +639,9 @@ class TestJointStep:
     def task(self, tiny_first_frame, pairs, monkeypatch):
         """A task without chance, in full precision, with one batch; weights change by gradients."""
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge="classes")
-        self.real, self.planes, known = next(task.batches)
+        self.real, self.planes, *known = next(task.batches)
         task.batches.close()
-        task.batches = iter([(self.real, self.planes, known)])
+        task.batches = iter([(self.real, self.planes, *known)])
         task.progress = 0.5
         task.helpers["judge"].eval()  # its spectral norms stay as they are
         with torch.no_grad():
@@ -637,7 +652,7 @@ class TestJointStep:
         assert 0 < self.mask[0].mean() < 1
         monkeypatch.setattr(first_frame, "draw_colour_change", lambda *_: self.change)
         monkeypatch.setattr(first_frame, "label_mask", lambda *_: self.mask)
-        monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
         monkeypatch.setattr(
             torch, "randn_like", lambda x: torch.linspace(-7, 8, x.numel()).sin().view_as(x)
         )
@@ -715,7 +730,7 @@ class TestJointStep:
         begin = LabelUNet(first_frame.generator_config((64, 64)))
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, start=begin, keep=0.25)
         average = deepcopy(task.network).requires_grad_(False)
-        monkeypatch.setattr(first_frame, "match_styles", lambda network, styles: None)
+        monkeypatch.setattr(first_frame, "match_styles", lambda network, styles: styles)
         before = [weight.clone() for weight in average.parameters()]
         task.finish(average)
         task.batches.close()
@@ -738,6 +753,42 @@ class TestJointStep:
                 first_frame.take_over(new, LabelUNet(other))
         with pytest.raises(InputError, match="another configuration"):
             first_frame.take_over(LabelUNet(replace(config, up_blocks=1)), new)
+
+    @pytest.mark.parametrize("edge_planes", [0, 1])
+    def test_a_generator_that_knew_no_colours_pays_no_heed_to_them_yet(self, edge_planes):
+        config = replace(first_frame.generator_config((64, 64)), channels=(4, 6, 8))
+        old = LabelUNet(replace(config, edge_planes=edge_planes)).eval()
+        new = LabelUNet(replace(config, edge_planes=edge_planes, colour_planes=3)).eval()
+        first_frame.take_over(new, old)
+        planes, style = torch.rand(1, 20 + edge_planes, 64, 64), torch.randn(1, 16)
+        with torch.no_grad():
+            wanted = old(planes, style)
+            for colours in torch.rand(2, 1, 3, 64, 64):
+                found = new(torch.cat([planes, colours], dim=1), style)
+                torch.testing.assert_close(found, wanted)
+
+    def test_colours_of_places_are_told_and_measured(self, tiny_first_frame, pairs):
+        begin = LabelUNet(first_frame.generator_config((64, 64)))
+        task = FirstFrameTask(
+            pairs, size_hw=(64, 64), batch=2, start=begin, keep=0.25, colours=True
+        )
+        assert task.network.config.colour_planes == 3
+        task.progress = 0.5
+        before = deepcopy(task.network.stem.weight)
+        task.step()
+        told = task.network.stem.weight[:, -3:] - before[:, -3:]
+        assert told.abs().max() > 0
+        real, planes, colours, known = next(task.batches)
+        assert real.shape == colours.shape == (2, 3, 64, 64)
+        assert planes.shape == (2, 20, 64, 64)
+        assert known.shape == (2, 32, 32)
+        assert (colours - real).abs().mean() < (real - real.mean((2, 3), keepdim=True)).abs().mean()
+        assert task.sample_sheet(task.network).size == (2 * 64, 4 * 64)
+        average = deepcopy(task.network).requires_grad_(False)
+        assert average.palette.spreads.abs().max() == 0
+        task.finish(average)
+        task.batches.close()
+        assert average.palette.spreads.abs().max() > 0
 
     def test_normal_draws_give_the_styles_of_real_pictures(self, tiny_first_frame):
         torch.manual_seed(0)
@@ -860,7 +911,7 @@ class TestTasks:
         task.progress = 0.5
         assert all(math.isfinite(value) for value in task.step().values())
         [(planes, style)] = seen  # and no noise
-        real, labels = task.last
+        real, labels, _ = task.last
         with torch.no_grad():
             found = detector(laplacian_edges(real, 0.08))
         assert planes.shape == (2, 21, 64, 64)

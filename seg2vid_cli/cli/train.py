@@ -85,6 +85,14 @@ NetworksOption = Annotated[
         help="Folder of the runs whose networks are needed and not trained here; --out by default.",
     ),
 ]
+LabelsByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels-by",
+        metavar="NAME|DIR",
+        help="Weights that label the clips, such as street-labels, instead of a trained segmenter.",
+    ),
+]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
 
 
@@ -165,6 +173,9 @@ def first_frame(
             help="Paint from labels and edges, found by the edge detector of these weights.",
         ),
     ] = None,
+    colours: Annotated[
+        bool, typer.Option(help="Tell the generator what colour every house, car ... has.")
+    ] = True,
     networks: NetworksOption = None,
 ) -> None:
     """Label map to picture."""
@@ -173,6 +184,7 @@ def first_frame(
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
     from seg2vid_cli.networks.label_unet import LabelUNet
     from seg2vid_cli.training.first_frame import (
+        COLOURS,
         JUDGES,
         FirstFrameTask,
         check_size,
@@ -190,7 +202,12 @@ def first_frame(
     begin = _start(start, "first_frame")
     detector = _start(guided, "edges")
     if begin is not None:
-        config = replace(generator_config(size_hw), edge_planes=0 if detector is None else 1)
+        config = generator_config(size_hw)
+        config = replace(
+            config,
+            edge_planes=0 if detector is None else 1,
+            colour_planes=COLOURS if colours else 0,
+        )
         take_over(LabelUNet(config), begin)
     teacher = load_perceptual(networks or out) if perceptual else None
     pairs = _pairs(pictures, labels, encoding, names)
@@ -205,6 +222,7 @@ def first_frame(
         judge=judge,
         teacher=teacher,
         detector=cast("EdgeDetector | None", detector),
+        colours=colours,
     )
     train(task, out=out, minutes=minutes)
 
@@ -223,8 +241,9 @@ def motion(
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
     networks: NetworksOption = None,
+    labels_by: LabelsByOption = None,
 ) -> None:
-    """Picture and labels to depth and motion; needs a trained segmenter.
+    """Picture and labels to depth and motion; needs a trained segmenter, or --labels-by.
 
     With --pictures and --labels, four in ten clips are stills moved as 2.5-D scenes.
     """
@@ -241,7 +260,7 @@ def motion(
     if begin is not None:
         check_start(begin, EgoFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW), taught=True)
+    clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW, labels_by), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs)) if pairs else clips,
@@ -268,10 +287,11 @@ def sflow(
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
     networks: NetworksOption = None,
+    labels_by: LabelsByOption = None,
 ) -> None:
     """Label map and edges to picture, for `generate --edges` and `translate`.
 
-    Needs a trained segmenter. --start: a first-frame generator without edges.
+    Needs a trained segmenter, or --labels-by. --start: a first-frame generator without edges.
     """
     device = _check(device, batch)
     from seg2vid_cli.training.clips import check_clip
@@ -287,7 +307,7 @@ def sflow(
     for text in clip:
         check_clip(text)
     pairs = _pairs(pictures, labels, encoding, names)
-    drives = _drives(tuple(clip), networks or out, device, size_hw)
+    drives = _drives(tuple(clip), networks or out, device, size_hw, labels_by)
     task = SFlowTask(
         pairs,
         drives,
@@ -313,8 +333,9 @@ def refine(
     device: DeviceOption = "cpu",
     batch: BatchOption = 4,
     networks: NetworksOption = None,
+    labels_by: LabelsByOption = None,
 ) -> None:
-    """Warped frames to repaired ones; needs trained segmenter and motion."""
+    """Warped frames to repaired ones; needs trained motion and segmenter, or --labels-by."""
     device = _check(device, batch)
     from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
     from seg2vid_cli.training.clips import check_clip, collate
@@ -333,7 +354,7 @@ def refine(
     state = load_trained(
         runs, MotionTask.name, what="trained motion network", command=MotionTask.name
     )
-    clips = _clips(_drives(tuple(clip), runs, device, size_hw), taught=False)
+    clips = _clips(_drives(tuple(clip), runs, device, size_hw, labels_by), taught=False)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     if state["config"] != asdict(MOTION):
         raise InputError(
@@ -474,11 +495,18 @@ def _check_recipe(size: str, clip: list[str], output: Path, name: str) -> str:
 
 @lru_cache(maxsize=1)  # labelling them takes minutes
 def _drives(
-    texts: tuple[str, ...], runs: Path, device: str, size_hw: tuple[int, int]
+    texts: tuple[str, ...],
+    runs: Path,
+    device: str,
+    size_hw: tuple[int, int],
+    labels_by: str | None,
 ) -> list[DriveClip]:
     from seg2vid_cli.training.clips import read_clips
 
-    return read_clips(texts, runs, size_hw=size_hw, device=device, thin=True)[0]
+    clips, _ = read_clips(
+        texts, runs, size_hw=size_hw, device=device, thin=True, labels_by=labels_by
+    )
+    return clips
 
 
 def _clips(drives: list[DriveClip], *, taught: bool) -> MotionClips:

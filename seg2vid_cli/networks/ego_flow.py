@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,15 @@ RIM = 2  # pixels at the border where the network sees too little
 # Of the 20 planes.
 OBJECTS = slice(11, 19)
 UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
+SINGLE = [n for n, c in enumerate(UPRIGHT) if not 13 <= c <= 16]  # all but vehicles
 GROUND = (0, 1, 9)
+SKY = 10
 NO_CLASS = 19
 FOOT_PX = 2  # below a thing the ground is really seen
 BESIDE_PX = 4
+WIDEST_PX = 24  # from a foot to what stands on it
+RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
+ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
 FIXED_POINT = 2**24
 
@@ -97,6 +102,11 @@ class Scene:
     features: Tensor
     objects: Tensor
     classes: Tensor
+
+    @classmethod
+    def of(cls, encoded: Sequence[Tensor]) -> Scene:
+        """From its fields in order, as `EgoFlow.encode` gives them."""
+        return cls(**dict(zip(cls.__dataclass_fields__, encoded, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +187,13 @@ class EgoFlow(nn.Module):
         )
         self.velocity = nn.Conv2d(widths[EIGHTH], 2, 3, padding=1)
 
-        # How real cameras move, measured after training: quantiles of the speed, and by what they
-        # leave the straight even path, in shifts and turns of each frame.
+        # How real cameras move, measured after training: quantiles of the speed; by what they leave
+        # the straight even path, in shifts and turns of each frame; and quantiles of how much. Most
+        # drive straight on most of the time, so that is no normal distribution.
         sways = config.background_latents - 1
         self.register_buffer("speeds", torch.linspace(0, 1, config.speeds))
         self.register_buffer("sways", torch.zeros(sways, config.num_frames, 6))
+        self.register_buffer("amounts", torch.zeros(sways, config.speeds))
         for layer in (self.nearness, self.way, self.velocity):
             nn.init.zeros_(layer.weight)
             assert layer.bias is not None
@@ -189,6 +201,7 @@ class EgoFlow(nn.Module):
 
     speeds: Tensor
     sways: Tensor
+    amounts: Tensor
 
     def forward(self, frame: Tensor, planes: Tensor, latents: Tensor) -> Plan:
         """Predict how camera and objects move through a picture.
@@ -246,9 +259,7 @@ class EgoFlow(nn.Module):
             encoded: The fields of a `Scene`, of B pictures or of one for all latents.
             latents: `(B, 1, latent_size)`.
         """
-        names = Scene.__dataclass_fields__
-        rows = (x.expand(len(latents), *x.shape[1:]) for x in encoded)
-        scene = Scene(**dict(zip(names, rows, strict=True)))
+        scene = Scene.of([x.expand(len(latents), *x.shape[1:]) for x in encoded])
         background, foreground = latents[:, 0].split(
             [self.config.background_latents, self.config.foreground_latents], dim=-1
         )
@@ -266,9 +277,11 @@ class EgoFlow(nn.Module):
         Returns:
             Speeds `(B, 1)` in camera heights per frame, and cameras `(B, T, 6)`, see `Plan`.
         """
-        share = 0.5 * (1 + torch.erf(latents[:, :1] / math.sqrt(2)))
-        speed = scene.pace * quantile(self.speeds.float(), share)
-        sway = torch.einsum("bk,ktc->btc", latents[:, 1:], self.sways.float())
+        shares = 0.5 * (1 + torch.erf(latents / math.sqrt(2)))
+        tables = torch.cat([self.speeds[None], self.amounts]).float()
+        share, *amounts = quantiles(tables, shares).split(1, dim=1)
+        speed = scene.pace * share
+        sway = torch.einsum("bk,ktc->btc", torch.cat(amounts, dim=1), self.sways.float())
         return speed, straight_on(speed, scene.focus, self.config.num_frames) + gain(
             speed, scene.pace
         ) * sway
@@ -310,11 +323,13 @@ def gain(speed: Tensor, pace: Tensor) -> Tensor:
     return ((speed / pace + SLOW) / (1 + SLOW))[:, :, None]
 
 
-def quantile(table: Tensor, share: Tensor) -> Tensor:
-    """Read a table of evenly spaced quantiles `(K,)` at shares in [0, 1]."""
-    place = share.clamp(0, 1) * (len(table) - 1)
-    low = place.floor().clamp(max=len(table) - 2).long()
-    return torch.lerp(table[low], table[low + 1], place - low)
+def quantiles(tables: Tensor, shares: Tensor) -> Tensor:
+    """Read tables of evenly spaced quantiles `(L, K)` at shares `(B, L)` in [0, 1]."""
+    last = tables.shape[1] - 1
+    place = shares.clamp(0, 1) * last
+    low = place.floor().clamp(max=last - 1).long()
+    rows = torch.arange(len(tables), device=tables.device)
+    return torch.lerp(tables[rows, low], tables[rows, low + 1], place - low)
 
 
 def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
@@ -354,6 +369,25 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
     return torch.where(things.any(1, keepdim=True), made, values)
 
 
+def take_rims(plan: Plan, classes: Tensor) -> Plan:
+    """Let the pixels around a thing go with it: its picture is a little larger than its label.
+
+    Args:
+        plan: Of B pictures.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    thing = _things(classes).any(1, keepdim=True)
+    near, place = F.max_pool2d(plan.nearness * thing, 3, 1, 1, return_indices=True)
+    taken = ~thing & (near > RIM_STEP * plan.nearness)
+    places = place.flatten(2).expand(-1, plan.velocity.shape[1], -1)
+    velocity = plan.velocity.flatten(2).gather(2, places).view_as(plan.velocity)
+    return replace(
+        plan,
+        nearness=torch.where(taken, near, plan.nearness),
+        velocity=torch.where(taken, velocity, plan.velocity),
+    )
+
+
 def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
     """Make things as near as the ground they stand on, where it is seen below them.
 
@@ -368,10 +402,26 @@ def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
     there = F.pad(nearness[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
     # One foot a run at most, so that the order of sums does not matter.
     feet = torch.zeros_like(nearness).scatter_add(2, runs, foot * there).gather(2, runs)
-    size = (1, 2 * BESIDE_PX + 1)
-    nearest = F.max_pool2d(feet * things, size, 1, (0, BESIDE_PX)) * things
+    own = feet * things
+    # A thing is where its nearest foot is: a leg that is lifted, or a bumper between two wheels,
+    # meets the ground behind it. What may be a row of things is not brought much nearer.
+    most = torch.where(own > 0, own * ROW_STEP, torch.inf)
+    most[:, SINGLE] = torch.inf
+    nearest = own
+    for _ in range(WIDEST_PX // BESIDE_PX):
+        if not (grown := _nearest_beside(nearest, runs, things)).any():
+            break
+        nearest = torch.maximum(nearest, torch.minimum(grown, most) * things)
     nearest = nearest.sum(1, keepdim=True)
     return torch.where(nearest > 0, nearest, nearness)
+
+
+def _nearest_beside(values: Tensor, runs: Tensor, things: Tensor) -> Tensor:
+    """The largest value a little to the left or right, in all of a run, `(B, K, H, W)`."""
+    size = (1, 2 * BESIDE_PX + 1)
+    beside = F.max_pool2d(values, size, 1, (0, BESIDE_PX)) * things
+    index = runs.expand_as(beside)
+    return torch.zeros_like(beside).scatter_reduce(2, index, beside, "amax").gather(2, index)
 
 
 def _runs(classes: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class LabelUNetConfig:
         up_blocks: Residual convolutions after every step up but the last.
         edge_planes: Edge maps it reads beside the labels, 0 or 1. Edges give textures something to
             hold on to, so a generator with them is given no noise.
+        colour_planes: Planes with the colour of every place, which it reads behind those: 0, or 3
+            for RGB.
         upsampling: Before every convolution on the way up. The nearest cell leaves its corners in
             the picture, as a weave.
         noise: Where noise enters: on the way up, or in the middle blocks too. Only from there can
@@ -44,6 +46,7 @@ class LabelUNetConfig:
     middle_blocks: int
     up_blocks: int = 0
     edge_planes: int = 0
+    colour_planes: int = 0
     upsampling: Literal["nearest", "bilinear"] = "nearest"
     noise: Literal["up", "middle"] = "up"
 
@@ -53,6 +56,8 @@ class LabelUNetConfig:
         return int(2 ** (len(self.channels) - 1))
 
 
+DARKEST = 0.05  # added to colours before their logarithm is taken
+MOST_UNUSUAL = 2.0  # standard deviations
 MIDDLE_NOISE = 0.5  # at the start of a training
 
 
@@ -75,6 +80,50 @@ class StyledConv(nn.Module):
         return F.leaky_relu(x * (1 + scale) + shift, LEAK)
 
 
+class Palette(nn.Module):
+    """Draws the colours that places have, as measured on real pictures after training.
+
+    The logarithm of a place's colour is normal around a mean that follows from its class and the
+    style of the picture, so that a street at dusk has no house in daylight.
+
+    Args:
+        classes: K.
+        style_size: Length of the style vector.
+    """
+
+    def __init__(self, classes: int, style_size: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.full((classes, 3), DARKEST).add(0.5).log())
+        self.register_buffer("by_style", torch.zeros(classes, 3, style_size))
+        self.register_buffer("spreads", torch.zeros(classes, 3, 3))
+
+    means: Tensor
+    by_style: Tensor
+    spreads: Tensor
+
+    def forward(self, style: Tensor, classes: Tensor, draws: Tensor) -> Tensor:
+        """Colours of places.
+
+        Args:
+            style: `(style_size,)`, standard normal.
+            classes: `(P,)`, of the places.
+            draws: `(P, 3)`, standard normal; 0 for the usual colour of such a place.
+
+        Returns:
+            `(P, 3)` RGB in [0, 1].
+        """
+        means, spreads = self.means.float(), self.spreads.float()
+        usual = means + torch.einsum("kcs,s->kc", self.by_style.float(), style.float())
+        drawn = torch.einsum(
+            "pij,pj->pi", spreads[classes], draws.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
+        )
+        return ((usual[classes] + drawn).exp() - DARKEST).clamp(0, 1)
+
+    def measure(self, colours: Tensor) -> Tensor:
+        """RGB in [0, 1] as this network counts colours: their logarithms, from a little above 0."""
+        return (colours + DARKEST).log()
+
+
 class LabelUNet(nn.Module):
     """Paint a picture of a label map."""
 
@@ -82,7 +131,7 @@ class LabelUNet(nn.Module):
         super().__init__()
         self.config = config
         widths, style = config.channels, config.style_size
-        planes = config.label_planes + config.edge_planes
+        planes = config.label_planes + config.edge_planes + config.colour_planes
         self.stem = nn.Conv2d(planes, widths[0], 5, padding=2)
         self.down = nn.ModuleList(StyledConv(a, b, style, stride=2) for a, b in pairwise(widths))
         self.middle = nn.ModuleList(
@@ -111,12 +160,16 @@ class LabelUNet(nn.Module):
             torch.full((1, widths[-1], 1, 1), MIDDLE_NOISE) for _ in range(deep)
         )
 
+        self.palette = None
+        if config.colour_planes:
+            self.palette = Palette(config.label_planes, config.style_size)
+
     def forward(self, planes: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
         """Paint label planes in a given style.
 
         Args:
-            planes: `(B, K, H, W)` one-hot, behind them the edge map if it reads one; H and W
-                multiples of `config.multiple`.
+            planes: `(B, K, H, W)` one-hot, behind them the edge map and the colours of places, as
+                far as it reads them; H and W multiples of `config.multiple`.
             style: `(B, style_size)`, standard normal: light, colours, weather.
             noise: `(B, 1, H, W)`, standard normal: without it, the inside of a large region would
                 have nothing to make a texture from. None with an edge map.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from seg2vid_cli.training.loop import load_trained
 from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
 from seg2vid_cli.video import probe_video, read_frames
 from seg2vid_cli.warp import backward_warp
+from seg2vid_cli.weights.load import open_bundle
 
 WORK_HW = (128, 256)
 FPS = 15.0
@@ -143,12 +144,20 @@ def clip_stride(fps: float) -> int:
     return max(1, round(fps / FPS))
 
 
-def load_segmenter(runs: Path) -> Segmenter:
-    """The segmentation network trained in a folder of runs.
+def load_segmenter(runs: Path, weights: str | None = None) -> Segmenter:
+    """The segmentation network trained in a folder of runs, or that of some weights.
+
+    Args:
+        runs: Folder of the runs.
+        weights: Name or folder of a bundle to take it from instead, such as `street-labels`.
 
     Raises:
         InputError: There is none.
     """
+    if weights is not None:
+        bundle = open_bundle(weights)
+        bundle.require("segmenter")
+        return cast(Segmenter, bundle.network("segmenter")).eval()
     name = SegmenterTask.name
     state = load_trained(runs, name, what="segmenter", command="segmenter")
     network = Segmenter(SEGMENTER)
@@ -163,6 +172,7 @@ def read_clips(
     size_hw: tuple[int, int] = WORK_HW,
     device: str = "cpu",
     thin: bool = False,
+    labels_by: str | None = None,
 ) -> tuple[list[DriveClip], list[int]]:
     """Read and label clips.
 
@@ -172,6 +182,7 @@ def read_clips(
         size_hw: Working size.
         device: Where the segmenter runs.
         thin: Keep only frames that are one step apart.
+        labels_by: Weights that label them, instead of the segmenter in `runs`.
 
     Returns:
         The clips, named as in `texts`, and for each how many of its frames make one step of
@@ -179,7 +190,7 @@ def read_clips(
     """
     for text in texts:
         check_clip(text)
-    segmenter = load_segmenter(runs).to(device)
+    segmenter = load_segmenter(runs, labels_by).to(device)
     clips, strides = [], []
     for text in texts:
         path, first, last = parse_clip(text)

@@ -43,7 +43,9 @@ def translation_scores(
     """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     painted = [
-        paint_labels(pipeline, ids, guide=None if guides is None else guides[t], seed=seed)
+        paint_labels(
+            pipeline, ids, guide=None if guides is None else guides[t], seed=seed, various=False
+        )
         for t, ids in enumerate(clip.train_ids)
     ]
     warping: list[float] = []
@@ -72,7 +74,12 @@ def translation_scores(
 
 
 def paint_labels(
-    pipeline: Pipeline, train_ids: NDArray[np.uint8], *, guide: NDArray[np.uint8] | None, seed: int
+    pipeline: Pipeline,
+    train_ids: NDArray[np.uint8],
+    *,
+    guide: NDArray[np.uint8] | None,
+    seed: int,
+    various: bool = True,
 ) -> NDArray[np.uint8]:
     """Paint a label map at its own size: uint8 `(H, W, 3)`.
 
@@ -81,6 +88,7 @@ def paint_labels(
         train_ids: uint8 `(H, W)`.
         guide: uint8 `(H, W, 3)` whose edges guide the painting, for weights that take edges.
         seed: Decides the look.
+        various: Whether places of one class differ in colour; not where frames follow each other.
     """
     labels = labels_from_array(train_ids, encoding="train-ids")
     size = labels.size_hw
@@ -88,7 +96,15 @@ def paint_labels(
     if guide is not None and pipeline.guided:
         source = Guide(path=Path(), kind="picture", reason="", pixels=guide)
         edges = source.edges(size, pipeline.edge_threshold)
-    clip = pipeline.generate(labels, seed=seed, frames=1, size_hw=size, fit="stretch", edges=edges)
+    clip = pipeline.generate(
+        labels,
+        seed=seed,
+        frames=1,
+        size_hw=size,
+        fit="stretch",
+        edges=edges,
+        various=various,
+    )
     return next(iter(clip)).frame
 
 

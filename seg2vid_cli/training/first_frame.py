@@ -11,6 +11,10 @@ Two kinds of judges, chosen with `--judge`:
 A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
 ones: see `seg2vid_cli.training.perceptual`.
 
+What colour each house or car has, a label map does not say either, so the generator is told the
+mean colour of every place: see `seg2vid_cli.palette`. At the end the colours of real places are
+measured, for others to be drawn.
+
 A style encoder sees the real picture, so the generator need not guess light and colours and can be
 asked for them later; its code is kept near a standard normal, from which generation draws.
 
@@ -23,6 +27,7 @@ losses and the mixed pictures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
@@ -35,11 +40,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
+from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
@@ -47,6 +54,7 @@ from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
+COLOURS = 3  # planes, RGB
 PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
 JudgeKind = Literal["patches", "classes"]
 JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
@@ -64,6 +72,9 @@ ZOOM = (0.7, 1.0)
 WINDOW_HW = (128, 256)  # of larger pictures, training sees windows of this size
 RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
+LEAST_SEEN_PX = 60  # of a class in a picture, to say something of its colour
+LEAST_PICTURES = 10
+PALETTE_RIDGE = 0.02
 BETAS = (0.5, 0.99)
 # Unlabelled, sky, road, building, vegetation ... people and two-wheelers.
 COMMON_TO_RARE = (19, 10, 0, 2, 8, 1, 9, 3, 4, 13, 14, 15, 16, 5, 7, 6, 11, 12, 17, 18)
@@ -83,8 +94,8 @@ def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
     )
 
 
-def take_over(generator: nn.Module, start: nn.Module) -> None:
-    """Begin with a trained generator; one that knows no noise in the middle does as well.
+def take_over(generator: LabelUNet, start: nn.Module) -> None:
+    """Begin with a trained generator; one without noise in the middle or colours does as well.
 
     Args:
         generator: To be filled.
@@ -94,8 +105,22 @@ def take_over(generator: nn.Module, start: nn.Module) -> None:
         InputError: It is another network.
     """
     hint = "leave --start out, or give weights from seg2vid train first-frame"
-    check_start(start, generator, may_lack=("middle_noise.",), hint=hint)
+    if isinstance(start, LabelUNet) and generator.config.colour_planes > start.config.colour_planes:
+        start = _with_colours(start, generator.config.colour_planes)
+    check_start(start, generator, may_lack=("middle_noise.", "palette."), hint=hint)
     generator.load_state_dict(start.state_dict(), strict=False)
+
+
+def _with_colours(generator: LabelUNet, colour_planes: int) -> LabelUNet:
+    """The same generator with planes for colours, which it pays no heed to yet."""
+    larger = LabelUNet(replace(generator.config, colour_planes=colour_planes))
+    wanted, state = larger.state_dict(), generator.state_dict()
+    more = colour_planes - generator.config.colour_planes
+    for name, weight in state.items():
+        if weight.shape != wanted[name].shape:  # planes come last wherever they are read
+            state[name] = F.pad(weight, (0, 0, 0, 0, 0, more))
+    larger.load_state_dict(state, strict=False)
+    return larger
 
 
 def check_size(size_hw: tuple[int, int]) -> None:
@@ -290,7 +315,7 @@ def draw_style(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_styles(network: nn.Module, styles: Tensor) -> None:
+def match_styles(network: nn.Module, styles: Tensor) -> Tensor:
     """Change a generator so that standard normal draws give the styles of real pictures.
 
     Each picture's styles are held near a standard normal, but not tightly; all of them together
@@ -300,6 +325,9 @@ def match_styles(network: nn.Module, styles: Tensor) -> None:
     Args:
         network: A generator, or a network that holds one.
         styles: `(N, style_size)`, drawn for many real pictures.
+
+    Returns:
+        What the styles are called now, with mean 0 and covariance 1.
     """
     mean = styles.float().mean(0)
     factor = torch.linalg.cholesky(
@@ -310,6 +338,48 @@ def match_styles(network: nn.Module, styles: Tensor) -> None:
             weight = module.style.weight
             module.style.bias.add_(weight @ mean)
             weight.copy_(weight @ factor)
+    matched: Tensor = torch.linalg.solve_triangular(
+        factor, (styles.float() - mean).T, upper=False
+    ).T
+    return matched
+
+
+@torch.no_grad()
+def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: Tensor) -> None:
+    """Measure the colours that places have in real pictures, given their styles.
+
+    Args:
+        palette: To be filled.
+        planes: `(N, K, H, W)` one-hot.
+        colours: `(N, 3, H, W)`, of the places.
+        styles: `(N, style_size)`, as they will be drawn.
+    """
+    values = palette.measure(colours)
+    counts = planes.sum((2, 3))
+    means = torch.einsum("nkhw,nchw->nkc", planes, values) / counts.clamp_min(1)[..., None]
+    ones = torch.cat([torch.ones(len(styles), 1), styles.float()], dim=1)
+    for train_id in range(planes.shape[1]):
+        there = counts[:, train_id] > LEAST_SEEN_PX
+        share = counts[:, train_id].sqrt() * there
+        known = there.sum() >= LEAST_PICTURES
+        rows, wanted = ones * share[:, None], means[:, train_id] * share[:, None]
+        # Few pictures say little of how style matters.
+        ridge = torch.eye(ones.shape[1]) * PALETTE_RIDGE * share.square().sum().clamp_min(1.0)
+        ridge[0, 0] = 1e-6
+        solved = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted).T
+        if not known:
+            continue
+        palette.means[train_id], palette.by_style[train_id] = solved[:, 0], solved[:, 1:]
+        apart = values - (ones @ solved.T)[:, :, None, None]
+        weight = planes[:, train_id] * there[:, None, None]
+        spread = torch.einsum("nhw,nchw,ndhw->cd", weight, apart, apart) / weight.sum()
+        palette.spreads[train_id] = torch.linalg.cholesky(spread + 1e-5 * torch.eye(3))
+    for like, others in data.LOOKALIKES.items():  # few or none were seen of these
+        for train_id in others:
+            if palette.spreads[train_id].any():
+                continue
+            for table in (palette.means, palette.by_style, palette.spreads):
+                table[train_id] = table[like]
 
 
 def forget_statistics(network: nn.Module) -> None:
@@ -336,6 +406,7 @@ class FirstFrameTask:
         teacher: Perceptual network, trained and frozen, or None to do without.
         detector: Edge detector, trained and frozen: the generator is guided by the edges of the
             real pictures. None for one that paints from labels alone.
+        colours: Whether the generator is told what colour every place has.
     """
 
     name = "first-frame"
@@ -355,6 +426,7 @@ class FirstFrameTask:
         judge: JudgeKind = "patches",
         teacher: PerceptualNetwork | None = None,
         detector: EdgeDetector | None = None,
+        colours: bool = False,
     ) -> None:
         check_size(size_hw)
         torch.manual_seed(seed)
@@ -363,10 +435,14 @@ class FirstFrameTask:
         if detector is not None:
             config = replace(config, edge_planes=1)
             detector.to(self.device)
+        if colours:
+            config = replace(config, colour_planes=COLOURS)
         self._detector = detector
-        self.network: nn.Module = LabelUNet(config)
+        generator = LabelUNet(config)
         if start is not None:
-            take_over(self.network, start)
+            take_over(generator, start)
+            start = deepcopy(generator)
+        self.network: nn.Module = generator
         self.helpers = nn.ModuleDict(
             {
                 "style": StyleEncoder(STYLE_SIZE),
@@ -389,15 +465,19 @@ class FirstFrameTask:
         if teacher is not None:
             teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-            crops = [
-                cut_window(*data.crop_pair(pairs[i], size_hw, rng, zoom=ZOOM), rng)
+        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            whole = [
+                data.crop_pair(pairs[i], size_hw, rng, zoom=ZOOM)
                 for i in rng.integers(len(pairs), size=batch)
             ]
+            if colours:  # of whole pictures: a window may show half a house
+                whole = [(with_colours(picture, ids, rng), ids) for picture, ids in whole]
+            crops = [cut_window(picture, ids, rng) for picture, ids in whole]
             given = [data.diversify_classes(ids, rng) for _, ids in crops]
             # What a place is called in the data, for a network that knows no other names.
             known = halve(data.to_planes([ids for _, ids in crops]))
-            return data.to_tensor([picture for picture, _ in crops]), data.to_planes(given), known
+            pictures = data.to_tensor([picture for picture, _ in crops])
+            return pictures[:, :3], data.to_planes(given), pictures[:, 3:], known
 
         self.batches = data.prefetch(make, seed)
 
@@ -407,8 +487,10 @@ class FirstFrameTask:
         Both losses are read from one pass of the discriminator, each driving its own network.
         """
         *pictures, known = next(self.batches)
-        real, planes = (x.to(self.device, memory_format=torch.channels_last) for x in pictures)
-        self.last = real, planes
+        real, planes, colours = (
+            x.to(self.device, memory_format=torch.channels_last) for x in pictures
+        )
+        self.last = real, planes, colours
         self.steps += 1
         ids = halve(planes)
         scene = Scene(
@@ -424,10 +506,10 @@ class FirstFrameTask:
         # mean colours alone, and one that has been trained before nothing at all.
         self.network.requires_grad_(not (warming and self._start is not None))
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             mean, log_variance = self.helpers["style"](real)
             style = draw_style(mean, log_variance)
-            fake = self._paint(self.network, planes, self._edges(real), style)
+            fake = self._paint(self.network, planes, self._edges(real), colours, style)
             judged = fake.detach().requires_grad_()
             if warming:
                 asked = judged.sum() * 0
@@ -466,8 +548,14 @@ class FirstFrameTask:
         between, which have had all this done to them before.
         """
         encoder = self.helpers["style"]
-        pictures = (next(self.batches)[0].to(self.device) for _ in range(STATISTICS_BATCHES))
-        match_styles(network, torch.cat([draw_style(*encoder(x)) for x in pictures]))
+        seen = [next(self.batches)[:3] for _ in range(STATISTICS_BATCHES)]
+        styles = torch.cat([draw_style(*encoder(real.to(self.device))) for real, _, _ in seen])
+        styles = match_styles(network, styles)
+        if isinstance(network, LabelUNet) and network.palette is not None:
+            planes, colours = (
+                torch.cat(parts) for parts in zip(*(s[1:] for s in seen), strict=True)
+            )
+            measure_palette(network.palette, planes, colours, styles.cpu())
         if self._start is not None and self._keep:
             before = dict(self._start.named_parameters())
             for name, weight in network.named_parameters():
@@ -476,9 +564,9 @@ class FirstFrameTask:
         forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
-            real, planes = (x.to(self.device) for x in next(self.batches)[:2])
+            real, planes, colours = (x.to(self.device) for x in next(self.batches)[:3])
             style = torch.randn(len(planes), STYLE_SIZE, device=self.device)
-            self._paint(network, planes, self._edges(real), style)
+            self._paint(network, planes, self._edges(real), colours, style)
         network.eval()
 
     @torch.no_grad()
@@ -490,29 +578,44 @@ class FirstFrameTask:
         return found
 
     def _paint(
-        self, network: nn.Module, planes: Tensor, edges: Tensor | None, style: Tensor
+        self,
+        network: nn.Module,
+        planes: Tensor,
+        edges: Tensor | None,
+        colours: Tensor,
+        style: Tensor,
     ) -> Tensor:
-        """Paint with noise, or with edges instead of it."""
+        """Paint with noise, or with edges instead of it, and with colours as far as there are."""
         if edges is None:
-            painted: Tensor = network(planes, style, torch.randn_like(planes[:, :1]))
+            told = torch.cat([planes, colours], dim=1)
+            painted: Tensor = network(told, style, torch.randn_like(planes[:, :1]))
         else:
-            painted = network(torch.cat([planes, edges.to(planes.dtype)], dim=1), style)
+            told = torch.cat([planes, edges.to(planes.dtype), colours], dim=1)
+            painted = network(told, style)
         return painted
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Rows: label maps, real pictures, two samples."""
         colours = torch.tensor([c.colour for c in CLASSES], device=self.device) / 255
-        real, planes = (x[:4] for x in self.last)
+        real, planes, colours_of = (x[:4] for x in self.last)
         maps = colours[planes.argmax(1)].permute(0, 3, 1, 2)
         generator = torch.Generator().manual_seed(1)
-        shape = (2, 1, STYLE_SIZE)
+        shape, edges = (2, 1, STYLE_SIZE), self._edges(real)
         styles = torch.randn(shape, generator=generator).to(self.device)
         samples = [
-            list(self._paint(network, planes, self._edges(real), style.expand(len(planes), -1)))
+            list(self._paint(network, planes, edges, colours_of, style.expand(len(planes), -1)))
             for style in styles
         ]
         return grid_picture([list(maps), list(real), *samples])
+
+
+def with_colours(
+    picture: NDArray[np.uint8], train_ids: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A picture with the mean colours of its places behind it, `(H, W, 6)`."""
+    places = find_places(train_ids, rng)
+    return np.dstack([picture, mean_colours(picture, places)])
 
 
 def cut_window(
@@ -521,7 +624,7 @@ def cut_window(
     """Cut a random window out of a large picture: steps cost less, so there are more of them.
 
     Args:
-        picture: `(H, W, 3)`.
+        picture: `(H, W, C)`.
         train_ids: `(H, W)`.
         rng: Source of the place.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, move, slopes
+from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan, Scene, gain, straight_on
 from seg2vid_cli.networks.layers import ConvBlock
@@ -50,7 +51,7 @@ MOTION = EgoFlowConfig(
 
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
-SLOPE_WEIGHT = 0.2
+SLOPE_WEIGHT = 0.5
 PLANE_WEIGHT = 1.0
 PLAIN = 0.03  # mean step of grey values in [0, 1], less shows nothing
 LEAST = 0.05
@@ -58,12 +59,12 @@ FARTHEST_FOCUS = 0.3  # from where it was thought to be, as a slope; farther cou
 ENOUGH = 0.05  # share of the pixels of a frame
 ROAD = 0.015  # share of the picture: with less, its slope says nothing
 FOCUS_WEIGHT = 0.3
-PACE_WEIGHT = 0.02
-OBJECT_WEIGHT = 0.3
-KL_WEIGHT = 1e-3
+PACE_WEIGHT = 0.1
+OBJECT_WEIGHT = 0.6
+KL_WEIGHT = 3e-3
 FAST = 0.075  # a pixel of error in a flow of so many (one over it) counts half
 PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
-RUNAWAY_PX = 16.0  # larger errors of objects are the teacher's
+RUNAWAY_PX = 16.0  # an error of objects of so many pixels counts half
 MOVES = 0.02  # camera heights: below that nothing is known of where it goes
 STANDS = 0.05  # camera heights per frame: slower counts as so slow
 
@@ -142,13 +143,13 @@ class MotionTask:
         batch = next(self.batches).to(self.device)
         self.network.train()
         self.helpers.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
         found = find_camera(scene, batch)
         parts = depth_losses(batch, scene, found)
         parts |= way_losses(scene, found)
         left_over = (batch.flow_px - found.flow_px).detach() * found.known
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             velocity = self.network.own_velocity(  # type: ignore[operator]
@@ -195,7 +196,7 @@ class MotionTask:
         good = seen & (error <= error[seen].quantile(UNDERSTOOD)) if seen.any() else seen
         if not good.any():
             return  # nothing is known of any camera
-        speeds, sways = measure_drives(
+        speeds, sways, amounts = measure_drives(
             camera[good],
             focus[good],
             pace[good],
@@ -204,6 +205,7 @@ class MotionTask:
         )
         network.speeds.copy_(speeds)
         network.sways.copy_(sways)
+        network.amounts.copy_(amounts)
 
     @torch.no_grad()
     def follow(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:
@@ -454,7 +456,7 @@ def way_losses(scene: Scene, found: Found) -> dict[str, Tensor]:
 
 def measure_drives(
     camera: Tensor, focus: Tensor, pace: Tensor, *, speeds: int, sways: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras of real clips to what new ones are drawn from.
 
     Args:
@@ -465,9 +467,9 @@ def measure_drives(
         sways: L.
 
     Returns:
-        Quantiles of the speed as a share of the pace but for the extremes, `(K,)`, and the L main
-        ways in which cameras leave the straight path, `(L, T, 6)`, each times its standard
-        deviation.
+        Quantiles of the speed as a share of the pace but for the extremes, `(K,)`; the L main ways
+        in which cameras leave the straight path, `(L, T, 6)`, each times its standard deviation;
+        and quantiles of how much they do, `(L, K)`.
     """
     speed = mean_speed(camera).clamp_min(0)
     places = torch.linspace(TRIMMED, 1 - TRIMMED, speeds, device=speed.device)
@@ -483,13 +485,15 @@ def measure_drives(
     rows = (rest * weight).flatten(1)
     size = rows.norm(dim=1, keepdim=True)
     rows = rows * (UNUSUAL * size.median() / size.clamp_min(1e-9)).clamp(max=1.0)
-    _, deviation, ways = torch.linalg.svd(rows, full_matrices=False)
+    amount, deviation, ways = torch.linalg.svd(rows, full_matrices=False)
     found = min(sways, len(ways))
     out = rest.new_zeros(sways, *camera.shape[1:])
     out[:found] = (deviation[:found, None] * ways[:found] / len(rows) ** 0.5).view(
         found, *camera.shape[1:]
     ) / weight
-    return share, out
+    amounts = rest.new_zeros(sways, speeds)
+    amounts[:found] = torch.quantile(amount[:, :found] * len(rows) ** 0.5, places, dim=0).T
+    return share, out, amounts
 
 
 def _far_from_one(values: Tensor) -> Tensor:
@@ -499,7 +503,10 @@ def _far_from_one(values: Tensor) -> Tensor:
 
 
 def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
-    error = _length(flow_px - batch.flow_px).clamp(max=RUNAWAY_PX) / 2
+    error = _length(flow_px - batch.flow_px)
+    error = (
+        error / (1 + error / RUNAWAY_PX) / 2
+    )  # a car thought to be parked is far off, and learns
     return masked_mean(error, where / (1 + FAST * _length(batch.flow_px)))
 
 

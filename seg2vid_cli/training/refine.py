@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
 from seg2vid_cli.training import data
@@ -121,7 +122,7 @@ class RefineTask:
         """One step; hidden pixels weigh more than visible ones."""
         self.network.train()
         warped, visible, real = self._damage(next(self.batches), self.generator)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             repaired = self._repair(self.network, warped, visible, self.generator).float()
         everywhere = dissimilarity(repaired, real)
         composed = visible * warped + (1 - visible) * repaired

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import CLASSES, UNLABELLED
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.training import data
@@ -91,12 +92,12 @@ class SegmenterTask:
         frames = frames.contiguous(memory_format=torch.channels_last)
         self.last = frames
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             logits = self.network(frames)
         loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=UNLABELLED)
         if self.teacher is not None:
             self.teacher.eval()
-            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            with torch.no_grad(), mixed_precision(self.device):
                 wanted = self.teacher(plain.contiguous(memory_format=torch.channels_last))
             guess = F.log_softmax(logits.float(), dim=1)
             wanted = F.softmax(wanted.float(), dim=1)
@@ -129,7 +130,7 @@ def label_frames(network: nn.Module, frames: np.ndarray, *, batch: int = 8) -> n
     for start in range(0, len(frames), batch):
         x = data.to_tensor(list(frames[start : start + batch]))
         x = x.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             labelled.append(network(x).argmax(1).byte().cpu().numpy())
     return np.concatenate(labelled)
 

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.edges import laplacian, laplacian_edges, mix_factors
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES
@@ -244,7 +245,7 @@ class SFlowTask:
         warming = self.progress < WARM_UP
         network.generator.requires_grad_(not (warming and self._started))
         network.train()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             read = torch.where(self._rich(len(real)), true_edges, rough_edges)
             sides = network.edges.side_logits(read).float()
         mix = self._draw_mix(len(real), sides.shape[1])
@@ -262,7 +263,7 @@ class SFlowTask:
             mix=False,
         )
         judge = cast("PatchJudge", self.helpers["judge"])
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             mean, log_variance = self.helpers["style"](real)
             style = self._alike(draw_style(mean, log_variance))
             fake = network(planes, edges, style)

@@ -1,0 +1,143 @@
+"""Places that have a colour of their own, and the colours that are drawn for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from seg2vid_cli.networks.label_unet import DARKEST, Palette
+from seg2vid_cli.palette import classes_of, find_places, mean_colours
+from seg2vid_cli.training.first_frame import measure_palette, with_colours
+
+ROAD, BUILDING, FENCE, TREE, SIGN, CAR, NOTHING = 0, 2, 4, 8, 7, 13, 19
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def street():
+    ids = np.full((128, 256), BUILDING, np.uint8)
+    ids[:30] = 10
+    ids[70:] = ROAD
+    ids[60:70, :100] = FENCE
+    ids[60:70, 160:] = FENCE
+    ids[75:90, 30:55] = CAR
+    ids[75:90, 200:225] = CAR
+    ids[100, 100] = CAR  # a crumb
+    return ids
+
+
+def numbers(places, ids, train_id):
+    return np.unique(places[ids == train_id])
+
+
+def test_every_place_is_inside_one_class_and_numbers_have_no_gaps():
+    ids = street()
+    places = find_places(ids, rng())
+    assert places.shape == ids.shape
+    assert np.array_equal(np.unique(places), np.arange(places.max() + 1))
+    classes = classes_of(places, ids)
+    assert np.array_equal(classes[places], ids)
+    assert (np.diff(classes.astype(int)) >= 0).all()
+
+
+def test_a_road_is_one_place_a_fence_two_and_each_car_its_own():
+    ids = street()
+    places = find_places(ids, rng())
+    assert len(numbers(places, ids, ROAD)) == 1
+    assert len(numbers(places, ids, FENCE)) == 2
+    assert len(numbers(places, ids, CAR)) == 3
+    assert places[80, 40] != places[80, 210]
+    assert np.ptp(places[75:90, 30:55]) == 0
+
+
+def test_houses_stand_along_both_sides_and_are_drawn_by_the_generator_of_numbers():
+    ids = street()
+    places = find_places(ids, rng(1))
+    houses = numbers(places, ids, BUILDING)
+    assert 4 < len(houses) < 60
+    left, right = (
+        np.unique(p[ids[:, s] == BUILDING])
+        for p, s in ((places[:, :120], np.s_[:120]), (places[:, 140:], np.s_[140:]))
+    )
+    assert not set(left) & set(right)
+    widths = [np.ptp(np.nonzero(places == n)[1]) for n in houses]
+    assert min(widths) >= 1
+    assert np.array_equal(places, find_places(ids, rng(1)))
+    assert not np.array_equal(places, find_places(ids, rng(2)))
+
+
+def test_a_row_of_cars_is_several_places():
+    ids = np.zeros((128, 256), np.uint8)
+    ids[64:84, 20:220] = CAR
+    assert len(numbers(find_places(ids, rng()), ids, CAR)) == 4
+    ids[ids == CAR] = 15  # a bus is as long as it is
+    assert len(numbers(find_places(ids, rng()), ids, 15)) == 1
+
+
+@pytest.mark.parametrize("train_id", range(20))
+def test_any_map_has_places(train_id):
+    places = find_places(np.full((32, 64), train_id, np.uint8), rng())
+    assert places.min() == 0
+
+
+def test_places_have_their_mean_colour():
+    picture = rng().integers(256, size=(128, 256, 3), dtype=np.uint8)
+    ids = street()
+    places = find_places(ids, rng())
+    colours = mean_colours(picture, places)
+    here = places == places[80, 40]
+    wanted = picture[here].mean(0)
+    assert np.abs(colours[here] - wanted).max() <= 0.5
+    both = with_colours(picture, ids, rng())
+    assert np.array_equal(both[..., :3], picture)
+    assert np.array_equal(both[..., 3:], colours)
+
+
+class TestPalette:
+    def test_colours_are_in_range_and_of_their_class(self):
+        palette = Palette(20, 3)
+        palette.means[CAR] = palette.measure(torch.tensor([0.8, 0.1, 0.2]))
+        palette.spreads[CAR] = torch.eye(3) * 0.5
+        classes = torch.tensor([CAR] * 200 + [ROAD])
+        draws = torch.randn(201, 3, generator=torch.Generator().manual_seed(0))
+        colours = palette(torch.zeros(3), classes, draws)
+        assert colours.min() >= 0
+        assert colours.max() <= 1
+        assert colours[:200].std(0).min() > 0.03
+        torch.testing.assert_close(colours[200], torch.full((3,), 0.5))
+        usual = palette(torch.zeros(3), classes, torch.zeros(201, 3))
+        torch.testing.assert_close(usual[0], torch.tensor([0.8, 0.1, 0.2]))
+
+    def test_what_was_measured_is_drawn_again(self):
+        """Cars are as bright as the first number of the style says, and differ among themselves."""
+        generator = torch.Generator().manual_seed(1)
+        count, size = 300, (4, 48)
+        styles = torch.randn(count, 2, generator=generator)
+        planes = torch.zeros(count, 20, *size)
+        planes[:, CAR], planes[:, 10, :, :12] = 1, 1
+        planes[:, CAR, :, :12] = 0
+        own = 0.2 * torch.randn(count, 1, 1, 3, generator=generator)  # each picture shows one car
+        logs = torch.log(torch.tensor([0.3, 0.2, 0.25])) + 0.4 * styles[:, None, None, :1] + own
+        colours = (logs.exp() - DARKEST).clamp(0, 1).expand(-1, *size, -1).permute(0, 3, 1, 2)
+        palette = Palette(20, 2)
+        measure_palette(palette, planes, colours, styles)
+        torch.testing.assert_close(
+            palette.means[CAR], torch.log(torch.tensor([0.3, 0.2, 0.25])), rtol=0, atol=0.05
+        )
+        torch.testing.assert_close(
+            palette.by_style[CAR], torch.tensor([[0.4, 0.0]] * 3), rtol=0, atol=0.05
+        )
+        spread = palette.spreads[CAR] @ palette.spreads[CAR].T
+        torch.testing.assert_close(spread, 0.04 * torch.eye(3), rtol=0, atol=0.01)
+
+    def test_classes_that_were_never_seen_take_after_those_that_look_alike(self):
+        planes = torch.zeros(20, 20, 8, 16)
+        planes[:, CAR] = 1
+        palette = Palette(20, 2)
+        measure_palette(palette, planes, torch.rand(20, 3, 8, 16), torch.randn(20, 2))
+        assert torch.equal(palette.means[15], palette.means[CAR])
+        assert torch.equal(palette.spreads[14], palette.spreads[CAR])
+        assert palette.spreads[ROAD].abs().max() == 0
