@@ -36,6 +36,9 @@ ASPECT_TOLERANCE = 0.02
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AREA_TOLERANCE = 0.02
+FAINT = 0.03  # colours are compared as if all were so much brighter
+MOST_GAIN = 3.0
+SHOULDER = 0.8  # brighter than that, colours are pressed together instead of cut off
 
 FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
 
@@ -72,13 +75,17 @@ def paint_first_frame(
         noise = noise.to(compute.device)
     else:
         planes = torch.cat([planes, edges], dim=1)
-    if network.palette is not None:
-        assert places is not None
-        colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
-        planes = torch.cat([planes, colours.to(compute.device)], dim=1)
+    if network.palette is None:
+        with compute.run():
+            plain: Tensor = network(planes, style.to(compute.device), noise).float()
+        return plain
+    assert places is not None
+    where = torch.from_numpy(places).to(compute.device)
+    colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
+    planes = torch.cat([planes, colours[where].permute(2, 0, 1)[None].to(planes.dtype)], dim=1)
     with compute.run():
         frame: Tensor = network(planes, style.to(compute.device), noise).float()
-    return frame
+    return match_colours(frame, where, colours)
 
 
 def _draw_colours(
@@ -89,13 +96,38 @@ def _draw_colours(
     sample: Sample,
     various: bool,
 ) -> Tensor:
-    """Colours of all places, `(1, 3, H, W)` on the CPU."""
+    """Colours of all places, `(P, 3)`."""
     ids = planes[0, :NUM_CLASSES].argmax(0).cpu().numpy().astype(np.uint8)
     classes = torch.from_numpy(classes_of(places, ids).astype(np.int64))
-    draws = sample.draw((len(classes), 3), part="appearance", purpose="colours")
-    colours = palette.cpu()(style, classes, draws if various else torch.zeros_like(draws))
-    painted: Tensor = colours[torch.from_numpy(places)].permute(2, 0, 1)[None]
-    return painted
+    draws = sample.draw((len(classes) + 1, 3), part="appearance", purpose="colours")
+    if not various:
+        draws[1:] = 0
+    device = palette.means.device
+    drawn: Tensor = palette(style.to(device), classes.to(device), draws.to(device))
+    return drawn
+
+
+def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:
+    """Bring the mean colour of every place to what was drawn for it, as far as it is not there yet.
+
+    Args:
+        frame: `(1, 3, H, W)` in [0, 1].
+        places: `(H, W)`, numbers of the places.
+        colours: `(P, 3)`, their colours in [0, 1].
+
+    Returns:
+        `(1, 3, H, W)` in [0, 1].
+    """
+    flat, pixels = places.flatten(), frame[0].flatten(1).T.double()
+    sums = torch.zeros(len(colours), 3, dtype=pixels.dtype, device=frame.device)
+    counts = torch.bincount(flat, minlength=len(colours)).clamp_min(1)[:, None]
+    # A CPU adds in order, and so twice alike; what a GPU rounds is far below a step of 8 bits.
+    means = sums.index_add(0, flat, pixels) / counts
+    gains = (colours.double() + FAINT) / (means + FAINT)
+    gains = gains.clamp(1 / MOST_GAIN, MOST_GAIN).float()
+    brought = frame * gains[places].permute(2, 0, 1)[None]
+    bright = SHOULDER + (1 - SHOULDER) * ((brought - SHOULDER) / (1 - SHOULDER)).tanh()
+    return torch.where(brought > SHOULDER, bright, brought)
 
 
 def paint_scene(

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from seg2vid_cli.networks.label_unet import DARKEST, Palette
+from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.first_frame import match_colours, paint_first_frame
+from seg2vid_cli.networks.label_unet import DARKEST, LabelUNet, LabelUNetConfig, Palette
 from seg2vid_cli.palette import classes_of, find_places, mean_colours
+from seg2vid_cli.sample import Sample
 from seg2vid_cli.training.first_frame import measure_palette, with_colours
 
 ROAD, BUILDING, FENCE, TREE, SIGN, CAR, NOTHING = 0, 2, 4, 8, 7, 13, 19
@@ -102,13 +105,13 @@ class TestPalette:
         palette.means[CAR] = palette.measure(torch.tensor([0.8, 0.1, 0.2]))
         palette.spreads[CAR] = torch.eye(3) * 0.5
         classes = torch.tensor([CAR] * 200 + [ROAD])
-        draws = torch.randn(201, 3, generator=torch.Generator().manual_seed(0))
+        draws = torch.randn(202, 3, generator=torch.Generator().manual_seed(0))
         colours = palette(torch.zeros(3), classes, draws)
         assert colours.min() >= 0
         assert colours.max() <= 1
         assert colours[:200].std(0).min() > 0.03
         torch.testing.assert_close(colours[200], torch.full((3,), 0.5))
-        usual = palette(torch.zeros(3), classes, torch.zeros(201, 3))
+        usual = palette(torch.zeros(3), classes, torch.zeros(202, 3))
         torch.testing.assert_close(usual[0], torch.tensor([0.8, 0.1, 0.2]))
 
     def test_what_was_measured_is_drawn_again(self):
@@ -117,8 +120,7 @@ class TestPalette:
         count, size = 300, (4, 48)
         styles = torch.randn(count, 2, generator=generator)
         planes = torch.zeros(count, 20, *size)
-        planes[:, CAR], planes[:, 10, :, :12] = 1, 1
-        planes[:, CAR, :, :12] = 0
+        planes[:, CAR] = 1
         own = 0.2 * torch.randn(count, 1, 1, 3, generator=generator)  # each picture shows one car
         logs = torch.log(torch.tensor([0.3, 0.2, 0.25])) + 0.4 * styles[:, None, None, :1] + own
         colours = (logs.exp() - DARKEST).clamp(0, 1).expand(-1, *size, -1).permute(0, 3, 1, 2)
@@ -130,8 +132,30 @@ class TestPalette:
         torch.testing.assert_close(
             palette.by_style[CAR], torch.tensor([[0.4, 0.0]] * 3), rtol=0, atol=0.05
         )
-        spread = palette.spreads[CAR] @ palette.spreads[CAR].T
+        # One class alone: what differs from picture to picture is in common.
+        spread = palette.common @ palette.common.T
         torch.testing.assert_close(spread, 0.04 * torch.eye(3), rtol=0, atol=0.01)
+        assert palette.spreads[CAR].abs().max() < 0.01
+
+    def test_what_classes_have_in_common_is_told_from_what_is_their_own(self):
+        generator = torch.Generator().manual_seed(2)
+        count, size = 400, (4, 60)
+        classes = (0, 2, 8, 10, CAR)
+        planes = torch.zeros(count, 20, *size)
+        logs = torch.full((count, 3, *size), -1.0)
+        light = 0.3 * torch.randn(count, 1, 1, 1, generator=generator)
+        for place, train_id in enumerate(classes):
+            columns = slice(12 * place, 12 * place + 12)
+            planes[:, train_id, :, columns] = 1
+            logs[..., columns] += 0.1 * torch.randn(count, 3, 1, 1, generator=generator)
+        logs = logs + light
+        palette = Palette(20, 2)
+        planes, logs = (x.repeat_interleave(2, 2) for x in (planes, logs))
+        measure_palette(palette, planes, logs.exp() - DARKEST, torch.zeros(count, 2))
+        common = (palette.common @ palette.common.T).diagonal()
+        torch.testing.assert_close(common, torch.full((3,), 0.09 + 0.01 / 5), rtol=0.2, atol=0)
+        own = (palette.spreads[CAR] @ palette.spreads[CAR].T).diagonal()
+        torch.testing.assert_close(own, torch.full((3,), 0.008), rtol=0.3, atol=0)
 
     def test_classes_that_were_never_seen_take_after_those_that_look_alike(self):
         planes = torch.zeros(20, 20, 8, 16)
@@ -141,3 +165,60 @@ class TestPalette:
         assert torch.equal(palette.means[15], palette.means[CAR])
         assert torch.equal(palette.spreads[14], palette.spreads[CAR])
         assert palette.spreads[ROAD].abs().max() == 0
+
+
+class TestMatching:
+    def places(self):
+        where = torch.zeros(8, 16, dtype=torch.long)
+        where[:, 8:] = 1
+        return where
+
+    def test_places_get_the_mean_that_was_drawn(self):
+        frame = 0.2 + 0.2 * torch.rand(1, 3, 8, 16)
+        colours = torch.tensor([[0.4, 0.3, 0.2], [0.25, 0.3, 0.5]])
+        matched = match_colours(frame, self.places(), colours)
+        for place, colour in enumerate(colours):
+            mean = matched[0, :, self.places() == place].mean(1)
+            torch.testing.assert_close(mean, colour, rtol=0, atol=0.025)
+        again = match_colours(frame, self.places(), colours)
+        assert torch.equal(matched, again)
+
+    def test_nothing_is_cut_off_or_made_out_of_nothing(self):
+        frame = torch.rand(1, 3, 8, 16)
+        matched = match_colours(frame, self.places(), torch.ones(2, 3))
+        assert matched.max() < 1
+        assert len(matched.unique()) > 0.9 * len(frame.unique())
+        black = match_colours(torch.zeros(1, 3, 8, 16), self.places(), torch.ones(2, 3))
+        assert black.abs().max() == 0
+
+    def test_a_picture_that_has_its_colours_stays(self):
+        frame = torch.full((1, 3, 8, 16), 0.5)
+        frame[..., 8:] = 0.25
+        colours = torch.tensor([[0.5] * 3, [0.25] * 3])
+        torch.testing.assert_close(match_colours(frame, self.places(), colours), frame)
+
+
+def test_a_generator_that_reads_colours_paints_them():
+    config = LabelUNetConfig(
+        size_hw=(64, 128),
+        label_planes=20,
+        style_size=4,
+        channels=(4, 6, 8),
+        middle_blocks=0,
+        colour_planes=3,
+    )
+    network = LabelUNet(config).eval()
+    network.palette.spreads[CAR] = 0.6 * torch.eye(3)
+    ids = np.zeros((64, 128), np.uint8)
+    ids[20:40, 10:30] = ids[20:40, 60:80] = CAR
+    planes = torch.nn.functional.one_hot(torch.from_numpy(ids).long(), 20)
+    planes = planes.permute(2, 0, 1)[None].float()
+    places = find_places(ids, rng())
+    paint = {"compute": resolve_compute("cpu", "fp32"), "places": places}
+    first = paint_first_frame(network, planes, sample=Sample(seed=1), **paint)
+    assert torch.equal(first, paint_first_frame(network, planes, sample=Sample(seed=1), **paint))
+    one, other = (first[0, :, 20:40, x : x + 20].mean((1, 2)) for x in (10, 60))
+    assert (one - other).abs().max() > 0.05
+    alike = paint_first_frame(network, planes, sample=Sample(seed=1), various=False, **paint)
+    one, other = (alike[0, :, 20:40, x : x + 20].mean((1, 2)) for x in (10, 60))
+    assert (one - other).abs().max() < 0.05

@@ -166,6 +166,19 @@ def test_a_guided_generator_may_go_on_as_it_is():
         assert torch.equal(weight, start.state_dict()[name]), name
 
 
+def test_a_generator_that_was_told_colours_does_without_them():
+    start = lively(LabelUNet(replace(tiny_generator(SIZE), colour_planes=3)), 3)
+    generator = LabelUNet(replace(tiny_generator(SIZE), edge_planes=1))
+    start_from_labels(generator, start)
+    theirs = start.state_dict()
+    for name, weight in generator.state_dict().items():
+        if weight.dim() == 4 and weight.shape != theirs[name].shape:
+            assert torch.equal(weight[:, :-1], theirs[name][:, :-3]), name
+            assert (weight[:, -1] == 0).all()
+        else:
+            assert torch.equal(weight, theirs[name]), name
+
+
 def test_the_old_generator_stays_as_it_was():
     start, generator = both_generators()
     before = deepcopy(start.state_dict())

@@ -459,6 +459,14 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Names of pictures that follow at 15 Hz.")
     ] = None,
     weights: Annotated[str, typer.Option(help="Weights to judge, by name or folder.")] = "street",
+    labels_by: Annotated[
+        str | None,
+        typer.Option(
+            "--labels-by",
+            metavar="NAME|DIR",
+            help="Weights that read pictures and label clips, instead of a trained segmenter.",
+        ),
+    ] = None,
 ) -> None:
     """Measure weights on data that no training saw; prints JSON."""
     _check()
@@ -469,7 +477,14 @@ def evaluate(
 
     pairs = _pairs(pictures, labels, encoding, names)
     follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
-    figures = evaluate_bundle(weights, pairs=pairs, sequence=follow, clips=clip or [], runs=out)
+    figures = evaluate_bundle(
+        weights,
+        pairs=pairs,
+        sequence=follow,
+        clips=clip or [],
+        runs=out,
+        labels_by=labels_by,
+    )
     console.out.print(json.dumps(figures, indent=2), markup=False, highlight=False)
 
 

@@ -84,7 +84,8 @@ class Palette(nn.Module):
     """Draws the colours that places have, as measured on real pictures after training.
 
     The logarithm of a place's colour is normal around a mean that follows from its class and the
-    style of the picture, so that a street at dusk has no house in daylight.
+    style of the picture, so that a street at dusk has no house in daylight. What styles do not
+    say, such as how bright the picture is, all its places have in common; the rest is their own.
 
     Args:
         classes: K.
@@ -95,10 +96,12 @@ class Palette(nn.Module):
         super().__init__()
         self.register_buffer("means", torch.full((classes, 3), DARKEST).add(0.5).log())
         self.register_buffer("by_style", torch.zeros(classes, 3, style_size))
+        self.register_buffer("common", torch.zeros(3, 3))
         self.register_buffer("spreads", torch.zeros(classes, 3, 3))
 
     means: Tensor
     by_style: Tensor
+    common: Tensor
     spreads: Tensor
 
     def forward(self, style: Tensor, classes: Tensor, draws: Tensor) -> Tensor:
@@ -107,17 +110,17 @@ class Palette(nn.Module):
         Args:
             style: `(style_size,)`, standard normal.
             classes: `(P,)`, of the places.
-            draws: `(P, 3)`, standard normal; 0 for the usual colour of such a place.
+            draws: `(P + 1, 3)`, standard normal, the first for the whole picture; 0 for the usual
+                colour of such a place.
 
         Returns:
             `(P, 3)` RGB in [0, 1].
         """
-        means, spreads = self.means.float(), self.spreads.float()
-        usual = means + torch.einsum("kcs,s->kc", self.by_style.float(), style.float())
-        drawn = torch.einsum(
-            "pij,pj->pi", spreads[classes], draws.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
-        )
-        return ((usual[classes] + drawn).exp() - DARKEST).clamp(0, 1)
+        usual = self.means.float() + torch.einsum("kcs,s->kc", self.by_style.float(), style.float())
+        unusual = draws.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
+        own = torch.einsum("pij,pj->pi", self.spreads.float()[classes], unusual[1:])
+        drawn = usual[classes] + self.common.float() @ unusual[0] + own
+        return (drawn.exp() - DARKEST).clamp(0, 1)
 
     def measure(self, colours: Tensor) -> Tensor:
         """RGB in [0, 1] as this network counts colours: their logarithms, from a little above 0."""

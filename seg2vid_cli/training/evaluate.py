@@ -47,6 +47,7 @@ def evaluate_bundle(
     sequence: Sequence[Pair],
     clips: Sequence[str],
     runs: Path,
+    labels_by: str | None = None,
 ) -> dict[str, Any]:
     """All figures of the model card.
 
@@ -60,6 +61,7 @@ def evaluate_bundle(
         sequence: Labelled pictures at 15 Hz, in order, that no training saw; may be empty.
         clips: Held-out driving clips, `VIDEO:FIRST-LAST`.
         runs: Folder with the trained segmenter: it reads pictures and labels clips.
+        labels_by: Weights whose segmenter does so instead.
     """
     for text in clips:
         check_clip(text)
@@ -68,12 +70,13 @@ def evaluate_bundle(
             f"--sequence: {len(sequence)} pictures are too few", hint=f"more than {HORIZONS[-1]}"
         )
     pipeline = Pipeline.open(weights)
-    figures: dict[str, Any] = {"first_frame": first_frame_scores(pipeline, pairs, runs)}
+    reader = load_segmenter(runs, labels_by)
+    figures: dict[str, Any] = {"first_frame": first_frame_scores(pipeline, pairs, reader)}
     size = pipeline.bundle.size_hw
     if pipeline.guided:
         for kind, guide_by in GUIDES.items():
             figures[f"first_frame_of_{kind}"] = first_frame_scores(
-                pipeline, pairs, runs, guide_by=guide_by
+                pipeline, pairs, reader, guide_by=guide_by
             )
     drive = _sequence_clip(sequence, size) if sequence else None
     if drive is not None:
@@ -89,7 +92,10 @@ def evaluate_bundle(
     some = [wide_window(pairs[i], size) for i in _spread(len(pairs), LATENT_PICTURES)]
     figures["latents"] = latent_scores(pipeline, some)
     figures["long_clips"] = sharpness_scores(pipeline, some[::8])
-    drives, strides = read_clips(clips, runs, size_hw=size) if clips else ([], [])
+    drives: list[DriveClip] = []
+    strides: list[int] = []
+    if clips:
+        drives, strides = read_clips(clips, runs, size_hw=size, labels_by=labels_by)
     if drive is not None:
         drives.append(drive)
         strides.append(1)
@@ -127,7 +133,7 @@ def wide_window(pair: Pair, size_hw: tuple[int, int]) -> Pair:
 def first_frame_scores(
     pipeline: Pipeline,
     pairs: Sequence[Pair],
-    runs: Path,
+    reader: Segmenter,
     *,
     guide_by: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> dict[str, Any]:
@@ -138,7 +144,6 @@ def first_frame_scores(
     and for each drive, which is the part of a name before its first underscore. For weights that
     take edges, `guide_by` makes of a real picture the one whose edges are taken.
     """
-    reader = load_segmenter(runs)
     drives: dict[str, dict[str, NDArray[np.int64]]] = {}
     features: dict[str, list[NDArray[np.float64]]] = {"real": [], "painted": []}
     for index, pair in enumerate(wide_window(p, pipeline.bundle.size_hw) for p in pairs):

@@ -356,24 +356,28 @@ def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: T
     """
     values = palette.measure(colours)
     counts = planes.sum((2, 3))
+    there = counts > LEAST_SEEN_PX
     means = torch.einsum("nkhw,nchw->nkc", planes, values) / counts.clamp_min(1)[..., None]
     ones = torch.cat([torch.ones(len(styles), 1), styles.float()], dim=1)
-    for train_id in range(planes.shape[1]):
-        there = counts[:, train_id] > LEAST_SEEN_PX
-        share = counts[:, train_id].sqrt() * there
-        known = there.sum() >= LEAST_PICTURES
-        rows, wanted = ones * share[:, None], means[:, train_id] * share[:, None]
+    known = [k for k in range(planes.shape[1]) if there[:, k].sum() >= LEAST_PICTURES]
+    for train_id in known:
+        share = (counts[:, train_id].sqrt() * there[:, train_id])[:, None]
+        rows, wanted = ones * share, means[:, train_id] * share
         # Few pictures say little of how style matters.
         ridge = torch.eye(ones.shape[1]) * PALETTE_RIDGE * share.square().sum().clamp_min(1.0)
         ridge[0, 0] = 1e-6
         solved = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted).T
-        if not known:
-            continue
         palette.means[train_id], palette.by_style[train_id] = solved[:, 0], solved[:, 1:]
-        apart = values - (ones @ solved.T)[:, :, None, None]
-        weight = planes[:, train_id] * there[:, None, None]
+    usual = palette.means + torch.einsum("kcs,ns->nkc", palette.by_style, styles.float())
+    in_common = (there[..., None] * (means - usual))[:, known]
+    in_common = in_common.sum(1) / there[:, known].sum(1).clamp_min(1)[:, None]
+    palette.common.copy_(_root(in_common.T @ in_common / len(in_common)))
+    for train_id in known:
+        mean = usual[:, train_id] + in_common
+        apart = values - mean[:, :, None, None]
+        weight = planes[:, train_id] * there[:, train_id, None, None]
         spread = torch.einsum("nhw,nchw,ndhw->cd", weight, apart, apart) / weight.sum()
-        palette.spreads[train_id] = torch.linalg.cholesky(spread + 1e-5 * torch.eye(3))
+        palette.spreads[train_id] = _root(spread)
     for like, others in data.LOOKALIKES.items():  # few or none were seen of these
         for train_id in others:
             if palette.spreads[train_id].any():
@@ -608,6 +612,12 @@ class FirstFrameTask:
             for style in styles
         ]
         return grid_picture([list(maps), list(real), *samples])
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """What standard normal numbers are multiplied with to have a covariance `(3, 3)`."""
+    root: Tensor = torch.linalg.cholesky(covariance + 1e-5 * torch.eye(3))
+    return root
 
 
 def with_colours(

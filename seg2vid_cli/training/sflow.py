@@ -114,7 +114,11 @@ def check_start(start: nn.Module) -> None:
     config = getattr(start, "config", None)
     wanted = generator_config((0, 0))
     if not isinstance(config, LabelUNetConfig) or wanted != replace(
-        config, size_hw=(0, 0), upsampling=wanted.upsampling, noise=wanted.noise
+        config,
+        size_hw=(0, 0),
+        upsampling=wanted.upsampling,
+        noise=wanted.noise,
+        colour_planes=0,
     ):
         raise InputError(
             f"the weights to start from have another configuration: {config}",
@@ -124,6 +128,8 @@ def check_start(start: nn.Module) -> None:
 
 def start_from_labels(generator: LabelUNet, start: LabelUNet) -> None:
     """Take over the weights of a generator without edges; the edge plane begins without a say.
+
+    One that was told colours has to do without them here: these pictures follow each other.
 
     Args:
         generator: To be filled.
@@ -136,8 +142,9 @@ def start_from_labels(generator: LabelUNet, start: LabelUNet) -> None:
             if old.shape == weight.shape:
                 weight.copy_(old)
             else:  # a convolution that reads the planes, which are its last inputs or all of them
+                known = old.shape[1] - start.config.colour_planes
                 weight.zero_()
-                weight[:, : old.shape[1]] = old
+                weight[:, :known] = old[:, :known]
 
 
 @dataclass(frozen=True, kw_only=True)
