@@ -266,7 +266,7 @@ def carry(forward_px: Tensor, nearness: Tensor, growth: Tensor) -> tuple[Tensor,
     steps = _steps(forward_px, growth)
     pairs = [_carry(*parts) for parts in zip(forward_px, nearness, steps, strict=True)]
     flow, begin, known, back = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-    flow = _fill(flow, known, FILL_LEVELS)
+    flow = fill_gaps(flow, known, FILL_LEVELS)
     begin = torch.where(known > 0, begin, flow)
     closer, found, size_px = _look_closer(begin, forward_px, steps)
     apart = (closer - flow).abs() / size_px.clamp_min(1)
@@ -372,7 +372,7 @@ def _number(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
     return torch.where(inside, row * width + column, height * width)
 
 
-def _fill(values: Tensor, known: Tensor, levels: int) -> Tensor:
+def fill_gaps(values: Tensor, known: Tensor, levels: int) -> Tensor:
     """Means of what is known around it for what is not, from coarser and coarser pictures.
 
     Args:
@@ -384,6 +384,6 @@ def _fill(values: Tensor, known: Tensor, levels: int) -> Tensor:
         return values
     share = F.avg_pool2d(known, 2)
     means = F.avg_pool2d(values * known, 2) / share.clamp_min(1e-6)
-    coarse = _fill(means, (share > 0).float(), levels - 1)
+    coarse = fill_gaps(means, (share > 0).float(), levels - 1)
     larger = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
     return torch.where(known > 0, values, larger)

@@ -61,8 +61,7 @@ def paint_first_frame(
         sample: Its appearance decides light and colours.
         compute: Where to run.
         edges: `(1, 1, H, W)` in [0, 1], for a generator that is guided by them.
-        places: `(H, W)`, from `seg2vid_cli.palette.find_places`, for a generator that reads what
-            colour every place has.
+        places: `(H, W)`, from `seg2vid_cli.palette.find_places`, for a generator with a palette.
         various: Whether places of one class differ in colour.
 
     Returns:
@@ -82,7 +81,9 @@ def paint_first_frame(
     assert places is not None
     where = torch.from_numpy(places).to(compute.device)
     colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
-    planes = torch.cat([planes, colours[where].permute(2, 0, 1)[None].to(planes.dtype)], dim=1)
+    if network.config.colour_planes:
+        told = colours[where].permute(2, 0, 1)[None]
+        planes = torch.cat([planes, told.to(planes.dtype)], dim=1)
     with compute.run():
         frame: Tensor = network(planes, style.to(compute.device), noise).float()
     return match_colours(frame, where, colours)

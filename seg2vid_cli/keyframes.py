@@ -71,6 +71,7 @@ class Composite:
         pictures: `(T, C, H, W)`: the mean of what keyframes give, black where that is nothing.
         planes: `(1, K, H, W)`, label planes of the last frame.
         seen: `(T, 1, H, W)`: 1 = found in a keyframe.
+        things: `(T, 1, H, W)`, share of upright things, where depth is known; else 0.
         keyframes: The keyframes as the last frame finds them, by what they give it.
         flow_px: `(T, 2, H, W)`, to the source frame.
         forward_flow_px: `(T, 2, H, W)`, from it; None where it was not asked for.
@@ -80,6 +81,7 @@ class Composite:
     pictures: Tensor
     planes: Tensor
     seen: Tensor
+    things: Tensor
     keyframes: tuple[tuple[Keyframe, float], ...]
     flow_px: Tensor
     forward_flow_px: Tensor | None
@@ -136,13 +138,14 @@ def compose(keyframes: tuple[Keyframe, ...], motion: Motion) -> Composite:
         # Copies, or every keyframe would hold the flows of a whole pass.
         moved = replace(keyframe, flow_px=flow[-1:].clone(), visible=visible[-1:].clone())
         found.append((moved, float(share[-1:].mean())))
-    return _composite(pictures, planes, left, keyframes[-1], found, motion)
+    return _composite(pictures, planes, left, torch.zeros_like(left), keyframes[-1], found, motion)
 
 
 def _composite(
     pictures: Tensor,
     planes: Tensor,
     left: Tensor,
+    things: Tensor,
     source: Keyframe,
     found: list[tuple[Keyframe, float]],
     motion: Motion,
@@ -157,6 +160,7 @@ def _composite(
         pictures=pictures,
         planes=planes,
         seen=seen,
+        things=things,
         keyframes=tuple(found),
         flow_px=motion.flow_px,
         forward_flow_px=motion.forward_flow_px,
@@ -177,6 +181,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
     pictures = motion.flow_px.new_zeros((count, *source.picture.shape[1:]))
     planes = torch.zeros_like(source.planes)
     left = torch.ones_like(motion.visibility)[:, None]
+    things = torch.zeros_like(left)
     to_source, from_source = torch.zeros_like(motion.flow_px), torch.zeros_like(motion.flow_px)
     found: list[tuple[Keyframe, float]] = []
     memory: Memory | None = None
@@ -202,6 +207,8 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
+            upright = keyframe.planes[:, list(UPRIGHT)].sum(1, keepdim=True)
+            things = things + share * backward_warp(_many(upright, count), flow)
         if len(keyframes) > 1:
             leads = _lead(keyframe, course.scale, size).expand(count, -1, -1, -1)
             to_source = to_source + share * (flow + backward_warp(leads, flow))
@@ -229,7 +236,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         to_source = torch.where(seen > HIDDEN_BELOW, to_source / seen.clamp_min(1e-3), 0.0)
         back = None if motion.forward_flow_px is None else from_source
         motion = replace(motion, flow_px=to_source, forward_flow_px=back)
-    return _composite(pictures, planes, left, source, found, motion, memory)
+    return _composite(pictures, planes, left, things, source, found, motion, memory)
 
 
 def _lead(keyframe: Keyframe, scale: float, size_hw: tuple[int, int]) -> Tensor:

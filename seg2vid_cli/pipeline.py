@@ -41,7 +41,7 @@ from seg2vid_cli.networks.pix2pixhd import (
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 from seg2vid_cli.palette import find_places
 from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
-from seg2vid_cli.refine import refine_frames
+from seg2vid_cli.refine import fill_hidden, refine_frames
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.video import DEFAULT_QUALITY
@@ -623,12 +623,15 @@ class Pipeline:
         options = self.bundle.stages["refine"].options
         limit, keep_visible = options.get("keyframes", 0), options.get("keep_visible", False)
         composites, warped, seen = [], [], []
+        filled: list[Tensor | None] = []
         for held, motion in zip(keyframes, motions, strict=True):
             if limit:
                 composite = compose(held, motion)
                 composites.append(composite)
                 warped.append(composite.pictures)
                 seen.append(composite.seen[:, 0])
+                things = composite.things if motion.course is not None else None
+                filled.append(None if things is None else fill_hidden(warped[-1], seen[-1], things))
                 continue
             # The paper's iterative scheme: everything from the source frame.
             picture = held[-1].picture.expand(len(motion.flow_px), -1, -1, -1)
@@ -638,6 +641,7 @@ class Pipeline:
                 inside = torch.ones_like(visible)[:, None]
                 visible = visible * backward_warp(inside, motion.flow_px)[:, 0]
             seen.append(visible)
+            filled.append(None)
         together = [[number] for number in range(len(warped))]
         if not self._one_by_one:
             together = [list(range(len(warped)))]
@@ -652,6 +656,11 @@ class Pipeline:
                 keep_visible=keep_visible,
                 compute=self.compute,
                 rows=self._refine_rows,
+                filled=None
+                if filled[numbers[0]] is None
+                else torch.cat(
+                    [each for number in numbers if (each := filled[number]) is not None]
+                ),
             ).split(counts)
         done = []
         for number, frames in enumerate(refined):

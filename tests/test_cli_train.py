@@ -15,8 +15,8 @@ from test_cli_generate import SMALL, facts, listing, refused, save, scene, seg2v
 from seg2vid_cli.cli import train
 from seg2vid_cli.video import open_video
 
-COMMANDS = ("segmenter", "first-frame", "motion", "refine", "all", "export", "evaluate")
-PARTS = ("segmenter", "first_frame", "motion", "refine", "export")  # of `train all`
+COMMANDS = ("segmenter", "first-frame", "palette", "motion", "refine", "all", "export", "evaluate")
+PARTS = ("segmenter", "first_frame", "palette", "motion", "refine", "export")  # of `train all`
 SHORT = ("--minutes", 0.002, "--batch", 1)  # a step or two
 
 
@@ -220,15 +220,15 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
         device="cpu",
         seed=3,
     )
-    order = ["segmenter", "segmenter", "segmenter", "first_frame", "motion", "refine", "export"]
+    order = ["segmenter"] * 3 + ["first_frame", "palette", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
     assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
     assert calls[1][1]["small"] is True
     assert calls[2][1]["perceptual"] is True
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
-    assert calls[4][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
-    assert calls[5][1]["size"] == "512x256"
+    assert calls[5][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
+    assert calls[6][1]["size"] == "512x256"
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
     assert all(options["seed"] == 3 for part, options in calls if part != "export")
 
@@ -306,3 +306,32 @@ def test_a_bundle_s_name_is_checked_before_anything_is_written(tiny_bundle):
     assert (done.code, done.out) == (2, "")
     assert "'Mine!' cannot be the name of weights" in done.err
     assert not Path("made").exists()
+
+
+# ---- palette -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("opencv")
+def test_a_palette_is_measured_for_a_trained_generator_and_exported_with_it():
+    inputs = pictures_and_labels()
+    done = seg2vid("train", "palette", *inputs)
+    assert done.code == 2
+    assert "seg2vid train first-frame" in done.err
+    done = seg2vid("train", "palette", *inputs, "--start", "street")
+    assert done.code == 2
+    assert "--edges-by" in done.err
+    done = seg2vid("train", "palette", *inputs, "--start", "street-labels")
+    assert done.code == 2
+    done = seg2vid("train", "palette", *inputs, "--start", "street", "--edges-by", "street")
+    assert done.code == 0, done.err
+    done = seg2vid("train", "export", "--name", "mine", "--base", "street", "-o", "mine")
+    assert done.code == 0, done.err
+    save("map.png", scene(64, 128))
+    done = seg2vid("generate", "map.png", "-o", "a.mp4", "--weights", "mine", "--frames", 1)
+    assert done.code == 0, done.err
+    # A generator that has been trained since is another one.
+    made = ("--size", "64x64", *SHORT)
+    assert seg2vid("train", "first-frame", *inputs, *made).code == 0
+    done = seg2vid("train", "export", "--name", "mine", "--base", "street", "-o", "other")
+    assert done.code == 2
+    assert "seg2vid train palette" in done.err

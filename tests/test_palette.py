@@ -11,7 +11,9 @@ from seg2vid_cli.first_frame import match_colours, paint_first_frame
 from seg2vid_cli.networks.label_unet import DARKEST, LabelUNet, LabelUNetConfig, Palette
 from seg2vid_cli.palette import classes_of, find_places, mean_colours
 from seg2vid_cli.sample import Sample
-from seg2vid_cli.training.first_frame import measure_palette, with_colours
+from seg2vid_cli.training.data import Pair
+from seg2vid_cli.training.first_frame import with_colours
+from seg2vid_cli.training.palette import give_palette, measure_palette
 
 ROAD, BUILDING, FENCE, TREE, SIGN, CAR, NOTHING = 0, 2, 4, 8, 7, 13, 19
 
@@ -222,3 +224,38 @@ def test_a_generator_that_reads_colours_paints_them():
     alike = paint_first_frame(network, planes, sample=Sample(seed=1), various=False, **paint)
     one, other = (alike[0, :, 20:40, x : x + 20].mean((1, 2)) for x in (10, 60))
     assert (one - other).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("edge_planes", [0, 1])
+def test_a_trained_generator_is_given_a_palette(edge_planes):
+    config = LabelUNetConfig(
+        size_hw=(64, 128),
+        label_planes=20,
+        style_size=4,
+        channels=(4, 6, 8),
+        middle_blocks=0,
+        edge_planes=edge_planes,
+    )
+    start = LabelUNet(config).eval()
+    noise = rng(5)
+    pairs = []
+    for index in range(14):
+        ids = street()
+        ids[75:105, 10:90] = ids[75:105, 150:230] = CAR
+        picture = np.full((128, 256, 3), 60, np.uint8)
+        picture[ids == ROAD] = (120, 110, 100)
+        picture[75:105, 10:90] = noise.integers(30, 220, 3)  # cars of any colour
+        picture[75:105, 150:230] = noise.integers(30, 220, 3)
+        pairs.append(Pair(name=str(index), picture=picture, train_ids=ids))
+    detector = torch.nn.Identity() if edge_planes else None
+    network = give_palette(start, pairs, detector=detector)
+    assert network.config.palette
+    assert network.config.colour_planes == 0
+    for name, weight in start.state_dict().items():
+        assert torch.equal(network.state_dict()[name], weight), name
+    palette = network.palette
+    road = palette(torch.zeros(4), torch.tensor([ROAD]), torch.zeros(2, 3))[0]
+    assert (road - torch.tensor([120, 110, 100]) / 255).abs().max() < 0.06
+    spreads = (palette.spreads @ palette.spreads.transpose(1, 2)).diagonal(dim1=1, dim2=2)
+    assert spreads[CAR].min() > 4 * spreads[ROAD].max()
+    assert palette.common.abs().max() == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import REFINE, lively
 
 from seg2vid_cli.device import RowLimit, resolve_compute
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.refine import refine_frames
+from seg2vid_cli.refine import COARSE_PX, fill_hidden, refine_frames
 
 CPU = resolve_compute("cpu", "fp32")
 SIZE = (6, 10)
@@ -116,3 +117,52 @@ def test_every_frame_may_have_noise_of_its_own():
     _, network = refine(warped, visibility, noise, keep_visible=True)
     hidden = (visibility == 0)[:, None].expand_as(warped)
     assert torch.equal(network.shown[hidden], noise[hidden])
+
+
+class TestFilling:
+    """Where depth is known, hidden places take the colours of what is behind things."""
+
+    SIZE = (64, 128)
+
+    def frame(self):
+        warped = torch.full((1, 3, *self.SIZE), 0.25)
+        warped[..., 64:] = 0.75
+        things = torch.zeros(1, 1, *self.SIZE)
+        things[..., 20:44, 20:30] = 1
+        warped[..., 20:44, 20:30] = 0.0  # a dark person ...
+        visibility = torch.ones(1, *self.SIZE)
+        visibility[:, 20:44, 30:40] = 0  # ... that was here a moment ago
+        return warped, visibility, things
+
+    def test_what_is_hidden_gets_colours_from_around_but_not_of_the_person(self):
+        warped, visibility, things = self.frame()
+        filled = fill_hidden(warped, visibility, things)
+        hole = filled[..., 20:44, 30:40]
+        assert hole.min() > 0.2
+        assert hole.max() < 0.45
+        assert torch.equal(filled[..., 60, 100], warped[..., 60, 100])
+
+    def test_a_frame_that_shows_nothing_is_no_trouble(self):
+        warped, visibility, things = self.frame()
+        filled = fill_hidden(warped, torch.zeros_like(visibility), things)
+        assert torch.isfinite(filled).all()
+
+    def test_colours_come_from_around_and_texture_from_the_network(self):
+        warped, visibility, things = self.frame()
+        filled = fill_hidden(warped, visibility, things)
+        stripes = torch.zeros(self.SIZE)
+        stripes[:, ::2] = 0.1
+
+        def network(damaged):
+            return torch.full_like(damaged, 0.9) - stripes  # the wrong colour, with a texture
+
+        noise = torch.zeros(1, 3, *self.SIZE)
+        refined = refine_frames(
+            network, warped, visibility, noise, keep_visible=True, compute=CPU, filled=filled
+        )
+        hole = np.s_[..., 20 + COARSE_PX : 44, 30:40]
+        assert (refined[hole].mean() - filled[hole].mean()).abs() < 0.02
+        steps = refined[..., 30, 31:40].diff(dim=-1).abs()
+        assert steps.min() > 0.06
+        seen = visibility[:, None].expand_as(warped) == 1
+        assert torch.equal(refined[seen], warped[seen])

@@ -174,8 +174,8 @@ def first_frame(
         ),
     ] = None,
     colours: Annotated[
-        bool, typer.Option(help="Tell the generator what colour every house, car ... has.")
-    ] = True,
+        bool, typer.Option("--colours", help="Tell the generator what colour every house ... has.")
+    ] = False,
     networks: NetworksOption = None,
 ) -> None:
     """Label map to picture."""
@@ -225,6 +225,65 @@ def first_frame(
         colours=colours,
     )
     train(task, out=out, minutes=minutes)
+
+
+@app.command()
+def palette(
+    pictures: PicturesOption,
+    labels: LabelsOption,
+    encoding: EncodingOption = "auto",
+    names: NamesOption = None,
+    out: OutOption = Path("runs"),
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Weights whose generator gets it, instead of that in --out."
+        ),
+    ] = None,
+    guided: Annotated[
+        str | None,
+        typer.Option(
+            "--edges-by",
+            metavar="NAME|DIR",
+            help="Weights with the edge detector of a generator that is guided by edges.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure what colours houses, vehicles ... have, to be drawn for every place."""
+    _check()
+    from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
+    from seg2vid_cli.training.first_frame import FirstFrameTask
+    from seg2vid_cli.training.loop import load_trained, save_checkpoint
+    from seg2vid_cli.training.palette import NAME, give_palette
+    from seg2vid_cli.weights.load import config_from_dict
+
+    generator, step = _start(start, "first_frame"), 0
+    if generator is None:
+        state = load_trained(
+            out, FirstFrameTask.name, what="trained generator", command="first-frame"
+        )
+        generator = LabelUNet(config_from_dict(LabelUNetConfig, state["config"]))
+        generator.load_state_dict(state["average"])
+        step = state["step"]
+    if not isinstance(generator, LabelUNet):
+        raise InputError(
+            f"weights '{start}': their generator takes no palette",
+            hint="give weights from seg2vid train first-frame",
+        )
+    detector = _start(guided, "edges")
+    if generator.config.edge_planes and detector is None:
+        raise InputError(
+            "the generator is guided by edges",
+            hint="name the weights with its detector: --edges-by",
+        )
+    network = give_palette(
+        generator, _pairs(pictures, labels, encoding, names), detector=detector, seed=seed
+    )
+    folder = out / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = network.state_dict()
+    save_checkpoint(folder, {"average": weights, "config": asdict(network.config), "step": step})
 
 
 @app.command()
@@ -410,6 +469,7 @@ def everything(
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
     first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size, perceptual=True)
+    palette(**pairs, out=out, seed=seed)
     motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
     refine(**shared, clip=clip, minutes=spent["refine"], size=of_refinement)
     export(output=output, name=name, out=out)

@@ -33,6 +33,8 @@ class LabelUNetConfig:
             hold on to, so a generator with them is given no noise.
         colour_planes: Planes with the colour of every place, which it reads behind those: 0, or 3
             for RGB.
+        palette: Whether every place is given a colour that is drawn for it; always so where the
+            network reads these colours.
         upsampling: Before every convolution on the way up. The nearest cell leaves its corners in
             the picture, as a weave.
         noise: Where noise enters: on the way up, or in the middle blocks too. Only from there can
@@ -47,6 +49,7 @@ class LabelUNetConfig:
     up_blocks: int = 0
     edge_planes: int = 0
     colour_planes: int = 0
+    palette: bool = False
     upsampling: Literal["nearest", "bilinear"] = "nearest"
     noise: Literal["up", "middle"] = "up"
 
@@ -164,7 +167,7 @@ class LabelUNet(nn.Module):
         )
 
         self.palette = None
-        if config.colour_planes:
+        if config.palette or config.colour_planes:
             self.palette = Palette(config.label_planes, config.style_size)
 
     def forward(self, planes: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:

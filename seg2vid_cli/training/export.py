@@ -14,6 +14,7 @@ from torch import nn
 from seg2vid_cli.errors import InputError, WeightsError
 from seg2vid_cli.networks.edge_detector import EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import LabelUNetConfig
+from seg2vid_cli.training import palette
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
@@ -54,6 +55,8 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     }
     for stage, (run, family) in tasks.items():
         state = load_checkpoint(runs / run)
+        if stage == "first_frame":
+            state = _with_palette(runs, state)
         if state is not None:
             config, network = FAMILIES[family]
             try:
@@ -82,6 +85,23 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     return export_bundle(
         folder, name=name, size_hw=(height, width), fps=FPS, networks=networks, options=options
     )
+
+
+def _with_palette(runs: Path, state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The generator's state, with the palette that was measured for it, if there is one.
+
+    Raises:
+        InputError: The generator has been trained since.
+    """
+    measured = load_checkpoint(runs / palette.NAME)
+    if measured is None:
+        return state
+    if state is not None and state["step"] != measured["step"]:
+        raise InputError(
+            f"{runs}: the palette is not of the generator as it is now",
+            hint="run seg2vid train palette again",
+        )
+    return measured
 
 
 def export_sflow(runs: Path, folder: Path, *, name: str) -> str:

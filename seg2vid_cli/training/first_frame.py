@@ -45,11 +45,12 @@ from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
+from seg2vid_cli.training.palette import measure_palette
 from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
 DEFAULT_SIZE_HW = (128, 256)
@@ -72,9 +73,6 @@ ZOOM = (0.7, 1.0)
 WINDOW_HW = (128, 256)  # of larger pictures, training sees windows of this size
 RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
-LEAST_SEEN_PX = 60  # of a class in a picture, to say something of its colour
-LEAST_PICTURES = 10
-PALETTE_RIDGE = 0.02
 BETAS = (0.5, 0.99)
 # Unlabelled, sky, road, building, vegetation ... people and two-wheelers.
 COMMON_TO_RARE = (19, 10, 0, 2, 8, 1, 9, 3, 4, 13, 14, 15, 16, 5, 7, 6, 11, 12, 17, 18)
@@ -344,48 +342,6 @@ def match_styles(network: nn.Module, styles: Tensor) -> Tensor:
     return matched
 
 
-@torch.no_grad()
-def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: Tensor) -> None:
-    """Measure the colours that places have in real pictures, given their styles.
-
-    Args:
-        palette: To be filled.
-        planes: `(N, K, H, W)` one-hot.
-        colours: `(N, 3, H, W)`, of the places.
-        styles: `(N, style_size)`, as they will be drawn.
-    """
-    values = palette.measure(colours)
-    counts = planes.sum((2, 3))
-    there = counts > LEAST_SEEN_PX
-    means = torch.einsum("nkhw,nchw->nkc", planes, values) / counts.clamp_min(1)[..., None]
-    ones = torch.cat([torch.ones(len(styles), 1), styles.float()], dim=1)
-    known = [k for k in range(planes.shape[1]) if there[:, k].sum() >= LEAST_PICTURES]
-    for train_id in known:
-        share = (counts[:, train_id].sqrt() * there[:, train_id])[:, None]
-        rows, wanted = ones * share, means[:, train_id] * share
-        # Few pictures say little of how style matters.
-        ridge = torch.eye(ones.shape[1]) * PALETTE_RIDGE * share.square().sum().clamp_min(1.0)
-        ridge[0, 0] = 1e-6
-        solved = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted).T
-        palette.means[train_id], palette.by_style[train_id] = solved[:, 0], solved[:, 1:]
-    usual = palette.means + torch.einsum("kcs,ns->nkc", palette.by_style, styles.float())
-    in_common = (there[..., None] * (means - usual))[:, known]
-    in_common = in_common.sum(1) / there[:, known].sum(1).clamp_min(1)[:, None]
-    palette.common.copy_(_root(in_common.T @ in_common / len(in_common)))
-    for train_id in known:
-        mean = usual[:, train_id] + in_common
-        apart = values - mean[:, :, None, None]
-        weight = planes[:, train_id] * there[:, train_id, None, None]
-        spread = torch.einsum("nhw,nchw,ndhw->cd", weight, apart, apart) / weight.sum()
-        palette.spreads[train_id] = _root(spread)
-    for like, others in data.LOOKALIKES.items():  # few or none were seen of these
-        for train_id in others:
-            if palette.spreads[train_id].any():
-                continue
-            for table in (palette.means, palette.by_style, palette.spreads):
-                table[train_id] = table[like]
-
-
 def forget_statistics(network: nn.Module) -> None:
     """Make batch norms measure anew, as a plain mean over all batches that follow."""
     for module in network.modules():
@@ -612,12 +568,6 @@ class FirstFrameTask:
             for style in styles
         ]
         return grid_picture([list(maps), list(real), *samples])
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """What standard normal numbers are multiplied with to have a covariance `(3, 3)`."""
-    root: Tensor = torch.linalg.cholesky(covariance + 1e-5 * torch.eye(3))
-    return root
 
 
 def with_colours(

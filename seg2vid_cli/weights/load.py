@@ -399,13 +399,16 @@ def config_from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
 def _suits(hint: Any, value: Any) -> bool:
     """Whether a configuration's field can have a value.
 
-    Fields are a size, several sizes, one of some words, or a number that is not negative.
+    Fields are a size, several sizes, one of some words, yes or no, or a number that is not
+    negative.
     """
     if get_origin(hint) is tuple:
         whole = isinstance(value, (list, tuple)) and len(value) > 0
         return whole and all(type(item) is int and item >= 0 for item in value)
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if hint is bool:
+        return type(value) is bool
     if hint is float:
         return type(value) in (int, float) and math.isfinite(value) and value >= 0
     return type(value) is int and value >= 0
