@@ -380,7 +380,12 @@ def fill_gaps(values: Tensor, known: Tensor, levels: int) -> Tensor:
         known: `(N, 1, H, W)`, 1 or 0.
         levels: How many times to halve the size.
     """
-    if not levels:
+    if not levels:  # what is left is as its neighbours are
+        for _ in range(max(values.shape[-2:])):
+            share = F.avg_pool2d(known, 3, 1, 1)
+            means = F.avg_pool2d(values * known, 3, 1, 1) / share.clamp_min(1e-6)
+            values = torch.where(known > 0, values, means)
+            known = (share > 0).to(known.dtype)
         return values
     share = F.avg_pool2d(known, 2)
     means = F.avg_pool2d(values * known, 2) / share.clamp_min(1e-6)

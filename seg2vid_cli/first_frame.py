@@ -36,6 +36,7 @@ ASPECT_TOLERANCE = 0.02
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AREA_TOLERANCE = 0.02
+MIDDLE = 0.5  # of colours, where none is known
 FAINT = 0.03  # colours are compared as if all were so much brighter
 MOST_GAIN = 3.0
 SHOULDER = 0.8  # brighter than that, colours are pressed together instead of cut off
@@ -82,7 +83,7 @@ def paint_first_frame(
     where = torch.from_numpy(places).to(compute.device)
     colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
     if network.config.colour_planes:
-        told = colours[where].permute(2, 0, 1)[None]
+        told = colours[where].permute(2, 0, 1)[None].nan_to_num(MIDDLE)
         planes = torch.cat([planes, told.to(planes.dtype)], dim=1)
     with compute.run():
         frame: Tensor = network(planes, style.to(compute.device), noise).float()
@@ -114,18 +115,17 @@ def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:
     Args:
         frame: `(1, 3, H, W)` in [0, 1].
         places: `(H, W)`, numbers of the places.
-        colours: `(P, 3)`, their colours in [0, 1].
+        colours: `(P, 3)`, their colours in [0, 1]; NaN leaves a place as it is.
 
     Returns:
         `(1, 3, H, W)` in [0, 1].
     """
-    flat, pixels = places.flatten(), frame[0].flatten(1).T.double()
-    sums = torch.zeros(len(colours), 3, dtype=pixels.dtype, device=frame.device)
+    # On the CPU, which adds in order, and so twice alike; and not every GPU knows double precision.
+    flat, pixels = places.flatten().cpu(), frame[0].flatten(1).T.cpu().double()
+    sums = torch.zeros(len(colours), 3, dtype=pixels.dtype).index_add(0, flat, pixels)
     counts = torch.bincount(flat, minlength=len(colours)).clamp_min(1)[:, None]
-    # A CPU adds in order, and so twice alike; what a GPU rounds is far below a step of 8 bits.
-    means = sums.index_add(0, flat, pixels) / counts
-    gains = (colours.double() + FAINT) / (means + FAINT)
-    gains = gains.clamp(1 / MOST_GAIN, MOST_GAIN).float()
+    gains = (colours.cpu().double() + FAINT) / (sums / counts + FAINT)
+    gains = gains.clamp(1 / MOST_GAIN, MOST_GAIN).nan_to_num(1.0).float().to(frame.device)
     brought = frame * gains[places].permute(2, 0, 1)[None]
     bright = SHOULDER + (1 - SHOULDER) * ((brought - SHOULDER) / (1 - SHOULDER)).tanh()
     return torch.where(brought > SHOULDER, bright, brought)

@@ -190,8 +190,9 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         assert keyframe.camera is not None
         cameras, moments = join(keyframe.camera, way), keyframe.age + times
         flow, forward, visibility = motion.flow_px, motion.forward_flow_px, motion.visibility
+        staying = torch.ones_like(left)
         if keyframe is not source:
-            flow, forward, visibility = see_from(
+            flow, forward, visibility, staying = see_from(
                 keyframe.plan,
                 cameras,
                 moments,
@@ -215,7 +216,8 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
             if forward is not None:
                 begins = keyframe.flow_px.expand(count, -1, -1, -1)
                 there = begins + backward_warp(forward, begins)
-                from_source = from_source + keyframe.visible * there
+                stays = backward_warp(staying, begins) > HALF  # else it is nowhere to be seen
+                from_source = from_source + keyframe.visible * stays * there
         known = _remember(keyframe.plan, cameras[:, -1:], moments[-1:], flow, share, course)
         memory = _both(memory, known)
         # What has become much larger goes on from a newer picture, which has been repaired.
@@ -302,7 +304,7 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
         useful.remove(min(useful, key=lambda pair: pair[1]))
     kept = tuple(keyframe for keyframe, _ in useful)
     (new,) = start_keyframes(picture.clone(), composite.planes)
-    if all(keyframe.plan is not None for keyframe in kept):  # what they give, they go on to give
+    if kept and all(keyframe.plan is not None for keyframe in kept):  # and go on to give it
         given = sum((keyframe.visible for keyframe in kept), torch.zeros_like(new.own))
         own = F.max_pool2d((1 - given).clamp(0, 1), 2 * OVERLAP_PX + 1, 1, OVERLAP_PX)
         if composite.planes.shape[1]:

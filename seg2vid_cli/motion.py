@@ -250,12 +250,13 @@ def _courses(
             plan, focus = plans.row(row), scene.focus[row : row + 1]
             if memories and (memory := memories[row]) is not None and memory.known.any():
                 # One unit of distance for the whole clip.
-                times = memory.nearness.clamp_min(FARTHEST) / plan.nearness.clamp_min(FARTHEST)
-                nearness = plan.nearness * times[memory.known].median()
+                near = (memory.nearness > FARTHEST) & (plan.nearness > FARTHEST)
+                ratios = (memory.nearness / plan.nearness)[memory.known & near]
+                times = ratios.median() if len(ratios) else plan.nearness.new_ones(())
                 plan = replace(
                     plan,
-                    nearness=torch.where(memory.known, memory.nearness, nearness),
-                    velocity=torch.where(memory.known, memory.velocity, plan.velocity),
+                    nearness=torch.where(memory.known, memory.nearness, plan.nearness * times),
+                    velocity=torch.where(memory.known, memory.velocity, plan.velocity / times),
                 )
             classes = scene.classes[row : row + 1]
             plan = keep_distance(take_rims(plan, classes), classes, focus)
@@ -274,7 +275,7 @@ def _drive_on(
     plan, scale = course.plan, course.scale
     moments = tuple(times or map(Fraction, range(1, plan.camera.shape[1] + 1)))
     at = plan.camera.new_tensor([float(time) for time in moments])
-    flow, flow_back, visible = see_from(
+    flow, flow_back, visible, _ = see_from(
         plan, scale * path_at(plan.camera, at), at, size_hw, scale=scale, forward_flow=forward_flow
     )
 
@@ -300,7 +301,7 @@ def see_from(
     *,
     scale: float,
     forward_flow: bool,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """What some cameras see of a picture with depth.
 
     Args:
@@ -312,16 +313,17 @@ def see_from(
         forward_flow: Whether flows from the picture are wanted too.
 
     Returns:
-        `flow_px`, `forward_flow_px` and `visibility` of a `Motion`; flow goes on where nothing is
-        visible, up to its edge.
+        `flow_px`, `forward_flow_px` and `visibility` of a `Motion`, flow going on where nothing is
+        visible, up to its edge; and `(T, 1, H, W)`, above 0 where the picture's places are still to
+        be seen.
     """
     output = see(plan.nearness, camera, scale * plan.velocity, times, both_ways=forward_flow)
     whole = output.flow, output.flow_back, output.visibility
     flow, flow_back, visible = _full_size(whole, size_hw)
+    seen_back = _stretch(output.visibility_back[:, None], size_hw)[0, 0, :, None]
     if flow_back is not None:
-        seen_back = _stretch(output.visibility_back[:, None], size_hw)[:, 0]
-        flow_back = flow_back[0] * (seen_back[0, :, None] > 0)
-    return flow[0] * (visible[0, :, None] > 0), flow_back, visible[0]
+        flow_back = flow_back[0] * (seen_back > 0)
+    return flow[0] * (visible[0, :, None] > 0), flow_back, visible[0], seen_back
 
 
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility

@@ -23,16 +23,20 @@ def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor) -> Tensor:
     Behind a person that walks on there is more of the road and the houses beside it.
 
     Args:
-        warped: `(T, C, H, W)` in [0, 1]; sides multiples of 64.
+        warped: `(T, C, H, W)` in [0, 1].
         visibility: `(T, H, W)`.
         things: `(T, 1, H, W)` in [0, 1], share of things.
 
     Returns:
-        `(T, C, H, W)`: means of what is nearest, from coarser and coarser pictures.
+        `(T, C, H, W)`: means of what is nearest, from coarser and coarser pictures; black where a
+        whole frame shows nothing.
     """
     around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
     known = ((visibility[:, None] > SEEN) & (around < THING)).to(warped.dtype)
-    return fill_gaps(warped, known, FILL_LEVELS)
+    height, width = warped.shape[-2:]
+    borders = (0, -width % 2**FILL_LEVELS, 0, -height % 2**FILL_LEVELS)
+    filled = fill_gaps(F.pad(warped, borders), F.pad(known, borders), FILL_LEVELS)
+    return filled[..., :height, :width]
 
 
 def refine_frames(

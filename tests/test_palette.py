@@ -106,6 +106,7 @@ class TestPalette:
         palette = Palette(20, 3)
         palette.means[CAR] = palette.measure(torch.tensor([0.8, 0.1, 0.2]))
         palette.spreads[CAR] = torch.eye(3) * 0.5
+        palette.known[[CAR, ROAD]] = 1
         classes = torch.tensor([CAR] * 200 + [ROAD])
         draws = torch.randn(202, 3, generator=torch.Generator().manual_seed(0))
         colours = palette(torch.zeros(3), classes, draws)
@@ -166,7 +167,19 @@ class TestPalette:
         measure_palette(palette, planes, torch.rand(20, 3, 8, 16), torch.randn(20, 2))
         assert torch.equal(palette.means[15], palette.means[CAR])
         assert torch.equal(palette.spreads[14], palette.spreads[CAR])
-        assert palette.spreads[ROAD].abs().max() == 0
+        assert palette.known.tolist() == [float(k in (CAR, 14, 15, 16)) for k in range(20)]
+
+    def test_places_of_a_class_that_was_not_measured_stay_as_they_were_painted(self):
+        palette = Palette(20, 2)
+        palette.known[CAR] = 1
+        drawn = palette(torch.zeros(2), torch.tensor([CAR, ROAD]), torch.zeros(3, 3))
+        assert drawn[0].isfinite().all()
+        assert drawn[1].isnan().all()
+        frame, places = torch.full((1, 3, 4, 8), 0.2), torch.zeros(4, 8, dtype=torch.long)
+        places[:, 4:] = 1
+        matched = match_colours(frame, places, drawn)
+        assert torch.equal(matched[..., 4:], frame[..., 4:])
+        assert (matched[..., :4] - 0.5).abs().max() < 0.05
 
 
 class TestMatching:
@@ -211,6 +224,7 @@ def test_a_generator_that_reads_colours_paints_them():
     )
     network = LabelUNet(config).eval()
     network.palette.spreads[CAR] = 0.6 * torch.eye(3)
+    network.palette.known[:] = 1
     ids = np.zeros((64, 128), np.uint8)
     ids[20:40, 10:30] = ids[20:40, 60:80] = CAR
     planes = torch.nn.functional.one_hot(torch.from_numpy(ids).long(), 20)

@@ -50,6 +50,7 @@ from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
 from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
+from seg2vid_cli.training.sflow import check_start
 from seg2vid_cli.video import open_video, read_frames
 from seg2vid_cli.weights.load import mix_bundles, read_bundle
 
@@ -766,6 +767,14 @@ class TestJointStep:
             for colours in torch.rand(2, 1, 3, 64, 64):
                 found = new(torch.cat([planes, colours], dim=1), style)
                 torch.testing.assert_close(found, wanted)
+
+    def test_a_generator_with_a_palette_may_begin_one_without(self):
+        config = replace(first_frame.generator_config((64, 64)), channels=(4, 6, 8))
+        old, new = LabelUNet(replace(config, palette=True)), LabelUNet(config)
+        first_frame.take_over(new, old)
+        for name, weight in new.state_dict().items():
+            assert torch.equal(weight, old.state_dict()[name]), name
+        check_start(LabelUNet(replace(first_frame.generator_config((64, 64)), palette=True)))
 
     def test_colours_of_places_are_told_and_measured(self, tiny_first_frame, pairs):
         begin = LabelUNet(first_frame.generator_config((64, 64)))

@@ -97,11 +97,13 @@ class Palette(nn.Module):
 
     def __init__(self, classes: int, style_size: int) -> None:
         super().__init__()
+        self.register_buffer("known", torch.zeros(classes))
         self.register_buffer("means", torch.full((classes, 3), DARKEST).add(0.5).log())
         self.register_buffer("by_style", torch.zeros(classes, 3, style_size))
         self.register_buffer("common", torch.zeros(3, 3))
         self.register_buffer("spreads", torch.zeros(classes, 3, 3))
 
+    known: Tensor
     means: Tensor
     by_style: Tensor
     common: Tensor
@@ -117,13 +119,14 @@ class Palette(nn.Module):
                 colour of such a place.
 
         Returns:
-            `(P, 3)` RGB in [0, 1].
+            `(P, 3)` RGB in [0, 1]; NaN for classes that were not measured.
         """
         usual = self.means.float() + torch.einsum("kcs,s->kc", self.by_style.float(), style.float())
         unusual = draws.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
         own = torch.einsum("pij,pj->pi", self.spreads.float()[classes], unusual[1:])
         drawn = usual[classes] + self.common.float() @ unusual[0] + own
-        return (drawn.exp() - DARKEST).clamp(0, 1)
+        drawn = (drawn.exp() - DARKEST).clamp(0, 1)
+        return torch.where(self.known[classes][:, None] > 0, drawn, torch.nan)
 
     def measure(self, colours: Tensor) -> Tensor:
         """RGB in [0, 1] as this network counts colours: their logarithms, from a little above 0."""

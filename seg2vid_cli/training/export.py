@@ -61,12 +61,12 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
             config, network = FAMILIES[family]
             try:
                 networks[stage] = network(config_from_dict(config, state["config"]))
-            except ValueError as error:
+                networks[stage].load_state_dict(state["average"])
+            except (ValueError, RuntimeError) as error:
                 raise InputError(
                     f"{runs}: {run} is of another version: {error}",
                     hint=f"train it again: seg2vid train {run}",
                 ) from error
-            networks[stage].load_state_dict(state["average"])
         elif base is not None and stage in base.stages:
             networks[stage] = base.network(stage)
             options[stage] = dict(base.stages[stage].options)

@@ -45,12 +45,12 @@ from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
-from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, StyledConv
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import kl_to_normal
-from seg2vid_cli.training.palette import measure_palette
+from seg2vid_cli.training.palette import CELL_PX, measure_palette
 from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
 DEFAULT_SIZE_HW = (128, 256)
@@ -105,6 +105,10 @@ def take_over(generator: LabelUNet, start: nn.Module) -> None:
     hint = "leave --start out, or give weights from seg2vid train first-frame"
     if isinstance(start, LabelUNet) and generator.config.colour_planes > start.config.colour_planes:
         start = _with_colours(start, generator.config.colour_planes)
+    if isinstance(start, LabelUNet) and start.config.palette and generator.palette is None:
+        plain = LabelUNet(replace(start.config, palette=False))
+        plain.load_state_dict(start.state_dict(), strict=False)
+        start = plain
     check_start(start, generator, may_lack=("middle_noise.", "palette."), hint=hint)
     generator.load_state_dict(start.state_dict(), strict=False)
 
@@ -508,14 +512,19 @@ class FirstFrameTask:
         between, which have had all this done to them before.
         """
         encoder = self.helpers["style"]
-        seen = [next(self.batches)[:3] for _ in range(STATISTICS_BATCHES)]
-        styles = torch.cat([draw_style(*encoder(real.to(self.device))) for real, _, _ in seen])
-        styles = match_styles(network, styles)
-        if isinstance(network, LabelUNet) and network.palette is not None:
-            planes, colours = (
-                torch.cat(parts) for parts in zip(*(s[1:] for s in seen), strict=True)
-            )
-            measure_palette(network.palette, planes, colours, styles.cpu())
+        palette = network.palette if isinstance(network, LabelUNet) else None
+        styles, places = [], []
+        for _ in range(STATISTICS_BATCHES):
+            real, *known = next(self.batches)[:3]
+            styles.append(draw_style(*encoder(real.to(self.device))))
+            if palette is not None:
+                places.append([F.avg_pool2d(x, CELL_PX) for x in known])
+        matched = match_styles(network, torch.cat(styles)).cpu()
+        if palette is not None:
+            measured = Palette(NUM_CLASSES, STYLE_SIZE)
+            planes, colours = (torch.cat(parts) for parts in zip(*places, strict=True))
+            measure_palette(measured, planes, colours, matched)
+            palette.load_state_dict(measured.state_dict())
         if self._start is not None and self._keep:
             before = dict(self._start.named_parameters())
             for name, weight in network.named_parameters():

@@ -57,12 +57,12 @@ def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: T
         apart = values - mean[:, :, None, None]
         weight = planes[:, train_id] * there[:, train_id, None, None]
         spread = torch.einsum("nhw,nchw,ndhw->cd", weight, apart, apart) / weight.sum()
-        palette.spreads[train_id] = _root(spread)
+        palette.spreads[train_id], palette.known[train_id] = _root(spread), 1
     for like, others in data.LOOKALIKES.items():  # few or none were seen of these
         for train_id in others:
-            if palette.spreads[train_id].any():
+            if palette.known[train_id]:
                 continue
-            for table in (palette.means, palette.by_style, palette.spreads):
+            for table in (palette.means, palette.by_style, palette.spreads, palette.known):
                 table[train_id] = table[like]
 
 
@@ -88,7 +88,7 @@ def give_palette(
     """
     network = LabelUNet(replace(start.config, palette=True)).eval()
     network.load_state_dict(start.state_dict(), strict=False)
-    assert network.palette is not None
+    network.palette = Palette(start.config.label_planes, start.config.style_size)
     rng, size = np.random.default_rng(seed), start.config.size_hw
     generator = torch.Generator().manual_seed(seed)
     tables: dict[str, list[Tensor]] = {"planes": [], "real": [], "painted": [], "styles": []}

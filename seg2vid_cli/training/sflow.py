@@ -119,6 +119,7 @@ def check_start(start: nn.Module) -> None:
         upsampling=wanted.upsampling,
         noise=wanted.noise,
         colour_planes=0,
+        palette=False,
     ):
         raise InputError(
             f"the weights to start from have another configuration: {config}",
