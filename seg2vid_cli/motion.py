@@ -245,6 +245,10 @@ def _courses(
         scene = replace(scene, **{name: rows})
     with compute.run(network):
         plans = network.plan(list(vars(scene).values()), latents)
+        # What objects usually do decides where the camera brakes: its path is the background's.
+        usual = latents.clone()
+        usual[..., network.config.background_latents :] = 0
+        expected = network.plan(list(vars(scene).values()), usual).velocity
         courses = []
         for row in range(len(latents)):
             plan, focus = plans.row(row), scene.focus[row : row + 1]
@@ -259,7 +263,11 @@ def _courses(
                     velocity=torch.where(memory.known, memory.velocity, plan.velocity / times),
                 )
             classes = scene.classes[row : row + 1]
-            plan = keep_distance(take_rims(plan, classes), classes, focus)
+            plan = take_rims(plan, classes)
+            cautious = keep_distance(
+                replace(plan, velocity=expected[row : row + 1]), classes, focus
+            )
+            plan = replace(plan, camera=cautious.camera)
             courses.append(Course(plan=plan, focus=focus, pace=scene.pace[row : row + 1]))
     return courses
 

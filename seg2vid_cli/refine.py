@@ -57,8 +57,8 @@ def refine_frames(
         warped: `(T, C, H, W)` in [0, 1].
         visibility: `(T, H, W)`; 1 = visible in the source frame.
         noise: `(T, C, H, W)` standard normal, put where nothing is visible, or one for all frames.
-        filled: `(T, C, H, W)` from `fill_hidden`, instead of noise: hidden places get these colours,
-            and from the network only what is finer.
+        filled: `(T, C, H, W)` from `fill_hidden`, instead of noise: hidden places get these
+            colours, and from the network only what is finer.
         keep_visible: True keeps warped pixels where they are visible, so that they stay sharp;
             False takes every pixel from the network, as the paper does.
         compute: Where to run.

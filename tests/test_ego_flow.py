@@ -365,6 +365,26 @@ class TestNetwork:
         for t in range(T):
             assert across[t][partly[t]].abs().min() > 0.8 * across[t][wholly[t]].abs().min()
 
+    def test_the_objects_half_of_a_latent_leaves_the_camera_alone(self):
+        """Even where it brakes for objects: what is far from any moves as before."""
+        made = network()
+        frame, planes = street(2)
+        planes[:, :, 20:44, 56:72] = 0
+        planes[:, 13, 20:44, 56:72] = 1
+        with torch.no_grad():
+            made.nearness.bias.fill_(1.5)  # near enough to brake for
+        one = torch.randn(1, 1, CONFIG.latent_size)
+        other = one.clone()
+        other[..., CONFIG.background_latents :] = torch.randn(CONFIG.foreground_latents)
+        paths = []
+        for latents in (one, other):
+            (motion,) = predict_motion(made, frame, planes, latents, downscale=1, compute=CPU)
+            paths.append(motion.course.plan)
+        assert torch.equal(paths[0].camera, paths[1].camera)
+        assert not torch.equal(paths[0].velocity, paths[1].velocity)
+        drawn = made.plan(made.encode(frame, planes), one).camera
+        assert paths[0].camera[0, -1, 2] < drawn[0, -1, 2]
+
     def test_half_of_the_way_is_not_the_mean_of_flows(self):
         """A near box goes 10 px a frame: at 1.5 it is seen at 15 px, and nowhere else."""
         nearness = wall(0.05)
