@@ -218,9 +218,9 @@ def test_help_never_loads_torch_and_is_quick():
     bare = "import typer, rich.console, rich.table, rich.progress"
     least = min(started(bare)[1] for _ in range(2))
     for command in ([], ["generate"], ["inspect"], ["doctor"], ["train"], ["train", "motion"]):
-        loaded, seconds = started(helped, *command, "--help")
-        assert loaded.split() == [], command
-        assert seconds < least + 0.5, command
+        runs = [started(helped, *command, "--help") for _ in range(2)]  # as often as the bare one
+        assert all(loaded.split() == [] for loaded, _ in runs), command
+        assert min(seconds for _, seconds in runs) < least + 0.5, command
 
 
 def test_help_of_generate_has_panels_and_exit_codes():

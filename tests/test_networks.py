@@ -18,7 +18,14 @@ from seg2vid_cli.weights.load import config_from_dict
 SEGMENTER = SegmenterConfig(classes=5, channels=(4, 6, 8), blocks=(0, 1, 2))
 # What weights from before they came must be read with.
 LATER_FIELDS = {
-    LabelUNetConfig: {"up_blocks": 0, "edge_planes": 0, "upsampling": "nearest", "noise": "up"}
+    LabelUNetConfig: {
+        "up_blocks": 0,
+        "edge_planes": 0,
+        "colour_planes": 0,
+        "palette": False,
+        "upsampling": "nearest",
+        "noise": "up",
+    }
 }
 FLOW_FIELDS = [field.name for field in fields(FlowOutput)]
 
