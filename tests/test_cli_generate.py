@@ -220,7 +220,8 @@ def test_help_never_loads_torch_and_is_quick():
     for command in ([], ["generate"], ["inspect"], ["doctor"], ["train"], ["train", "motion"]):
         runs = [started(helped, *command, "--help") for _ in range(2)]  # as often as the bare one
         assert all(loaded.split() == [] for loaded, _ in runs), command
-        assert min(seconds for _, seconds in runs) < least + 0.5, command
+        # As a ratio: on busy machines the processor's time for the same work grows, too.
+        assert min(seconds for _, seconds in runs) < 4.5 * least, command
 
 
 def test_help_of_generate_has_panels_and_exit_codes():
