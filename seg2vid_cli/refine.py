@@ -77,6 +77,12 @@ def refine_frames(
 
     refined = torch.stack((rows or RowLimit()).run(len(damaged), repaint))
     if filled is not None:
-        coarse = F.avg_pool2d(refined, 2 * COARSE_PX + 1, 1, COARSE_PX, count_include_pad=False)
+        coarse = refined
+        for along in ((1, 0), (0, 1)):  # a square in two steps, which is much less work
+            size, pad = (
+                tuple(2 * COARSE_PX * n + 1 for n in along),
+                tuple(COARSE_PX * n for n in along),
+            )
+            coarse = F.avg_pool2d(coarse, size, 1, pad, count_include_pad=False)
         refined = (filled + refined - coarse).clamp(0, 1)
     return warped * mask + refined * (1 - mask) if keep_visible else refined
