@@ -48,7 +48,7 @@ class Keyframe:
             `picture`.
         visible: `(1, 1, H, W)`: 1 = this place of the source frame is in `picture`.
         own: `(1, 1, H, W)`: 1 = `picture` shows this place, and no older keyframe does.
-        plan: Depth of `picture`, where the motion network knows it; see `travel`.
+        plan: Depth of `picture`, where the motion network knows it; see `_travel`.
         camera: `(1, 6)`, that of the source frame as seen from `picture`, with `plan`.
         age: Frames of the network from `picture` to the source frame, with `plan`.
     """
@@ -208,8 +208,8 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
-            upright = keyframe.planes[:, list(UPRIGHT)].sum(1, keepdim=True)
-            things = things + share * backward_warp(_many(upright, count), flow)
+            upright = _many(_upright(keyframe.planes), count)
+            things = things + share * backward_warp(upright, flow)
         if len(keyframes) > 1:
             leads = _lead(keyframe, course.scale, size).expand(count, -1, -1, -1)
             to_source = to_source + share * (flow + backward_warp(leads, flow))
@@ -218,11 +218,10 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
                 there = begins + backward_warp(forward, begins)
                 stays = backward_warp(staying, begins) > HALF  # else it is nowhere to be seen
                 from_source = from_source + keyframe.visible * stays * there
-        known = _remember(keyframe.plan, cameras[:, -1:], moments[-1:], flow, share, course)
-        memory = _both(memory, known)
-        # What has become much larger goes on from a newer picture, which has been repaired.
         plan, end = keyframe.plan, (cameras[:, -1:], course.scale * keyframe.plan.velocity)
         growth = camera_growth(plan.nearness, *end, moments[-1:])[:, 0]
+        memory = _both(memory, _remember(plan, growth, cameras[:, -1], flow, share, course))
+        # What has become much larger goes on from a newer picture, which has been repaired.
         fine = F.interpolate((growth < HANDED_ON).float(), size=size)
         moved = replace(
             keyframe,
@@ -252,11 +251,10 @@ def _lead(keyframe: Keyframe, scale: float, size_hw: tuple[int, int]) -> Tensor:
 
 
 def _remember(
-    plan: Plan, camera: Tensor, time: Tensor, flow_px: Tensor, share: Tensor, course: Course
+    plan: Plan, growth: Tensor, camera: Tensor, flow_px: Tensor, share: Tensor, course: Course
 ) -> Memory:
     """What a keyframe says of depth in the last frame of a pass; see `Memory`."""
-    velocity = course.scale * plan.velocity
-    nearness = plan.nearness * camera_growth(plan.nearness, camera, velocity, time)[:, 0]
+    nearness = plan.nearness * growth
     height, width = nearness.shape[-2:]
     small = F.interpolate(flow_px[-1:], size=(height, width), mode="bilinear", align_corners=True)
     step = [(n - 1) / (m - 1) for n, m in zip((width, height), flow_px.shape[:-3:-1], strict=True)]
@@ -265,7 +263,7 @@ def _remember(
     smooth = backward_warp(nearness, small)
     # Between pixels only on one surface: half-way from a car to a house there is nothing.
     same = (smooth - there[:, :1]).abs() < SAME_NEARNESS * there[:, :1]
-    yaw = camera[:, 0, 3].view(-1, 1, 1, 1)
+    yaw = camera[:, 3].view(-1, 1, 1, 1)
     right, ahead = there[:, 1:2], there[:, 2:]
     turned = yaw.cos() * right - yaw.sin() * ahead, yaw.sin() * right + yaw.cos() * ahead
     sure = F.interpolate(share[-1:], size=(height, width), mode="bilinear", align_corners=True)
@@ -315,9 +313,14 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
 
 def _around_things(planes: Tensor) -> Tensor:
     """1 close beside upright things, which colours may run into, `(1, 1, H, W)`."""
-    things = planes[:, list(UPRIGHT)].sum(1, keepdim=True)
+    things = _upright(planes)
     around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
     return ((around > HALF) & (things < HALF)).to(planes.dtype)
+
+
+def _upright(planes: Tensor) -> Tensor:
+    """Share of upright things, `(B, 1, H, W)`."""
+    return planes[:, list(UPRIGHT)].sum(1, keepdim=True)
 
 
 def steepen(visibility: Tensor) -> Tensor:

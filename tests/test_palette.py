@@ -34,6 +34,18 @@ def street():
     return ids
 
 
+def tiny_generator(**planes):
+    config = LabelUNetConfig(
+        size_hw=(64, 128),
+        label_planes=20,
+        style_size=4,
+        channels=(4, 6, 8),
+        middle_blocks=0,
+        **planes,
+    )
+    return LabelUNet(config).eval()
+
+
 def numbers(places, ids, train_id):
     return np.unique(places[ids == train_id])
 
@@ -214,15 +226,7 @@ class TestMatching:
 
 
 def test_a_generator_that_reads_colours_paints_them():
-    config = LabelUNetConfig(
-        size_hw=(64, 128),
-        label_planes=20,
-        style_size=4,
-        channels=(4, 6, 8),
-        middle_blocks=0,
-        colour_planes=3,
-    )
-    network = LabelUNet(config).eval()
+    network = tiny_generator(colour_planes=3)
     network.palette.spreads[CAR] = 0.6 * torch.eye(3)
     network.palette.known[:] = 1
     ids = np.zeros((64, 128), np.uint8)
@@ -242,15 +246,7 @@ def test_a_generator_that_reads_colours_paints_them():
 
 @pytest.mark.parametrize("edge_planes", [0, 1])
 def test_a_trained_generator_is_given_a_palette(edge_planes):
-    config = LabelUNetConfig(
-        size_hw=(64, 128),
-        label_planes=20,
-        style_size=4,
-        channels=(4, 6, 8),
-        middle_blocks=0,
-        edge_planes=edge_planes,
-    )
-    start = LabelUNet(config).eval()
+    start = tiny_generator(edge_planes=edge_planes)
     noise = rng(5)
     pairs = []
     for index in range(14):
