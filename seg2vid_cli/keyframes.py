@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seg2vid_cli.camera import (
+    CRUMB_PX,
     SAME_NEARNESS,
     camera_flow,
     camera_growth,
@@ -232,6 +233,9 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
             age=float(moments[-1]),
         )
         found.append((moved, float(moved.visible.mean())))
+    # What is left of something in the midst of what is hidden is worth less than the whole anew.
+    around = F.avg_pool2d(1 - left, 2 * CRUMB_PX + 1, 1, CRUMB_PX, count_include_pad=False)
+    left = torch.where(around < HALF, 1.0, left)
     if len(keyframes) > 1:
         seen = 1 - left
         to_source = torch.where(seen > HIDDEN_BELOW, to_source / seen.clamp_min(1e-3), 0.0)
@@ -273,6 +277,7 @@ def _remember(
         known=inside & (sure > HALF),
         focus=course.focus,
         pace=course.pace,
+        back=not course.back,
     )
 
 

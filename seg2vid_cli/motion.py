@@ -14,7 +14,15 @@ from torch.nn import functional as F
 from seg2vid_cli.camera import keep_distance, path_at, see
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
-from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan, Scene, take_rims
+from seg2vid_cli.networks.ego_flow import (
+    EgoFlow,
+    EgoFlowConfig,
+    Plan,
+    Scene,
+    steer,
+    sway_back,
+    take_rims,
+)
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
 from seg2vid_cli.sample import MOTION, Sample
 from seg2vid_cli.warp import backward_warp, half_images_to_px
@@ -23,6 +31,8 @@ MotionNetwork = Seg2VidFlow | EgoFlow
 
 FARTHEST = 1e-3  # nearness; what is less near counts as that
 OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
+PARTS_PX = 1.5  # from one pixel to the next: more is another surface
+EVEN = 4  # numbers of the camera, the speed and its main sways, that variants spread over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +45,7 @@ class Memory:
         known: bool `(1, 1, h, w)`, whether both are known there.
         focus: `(1, 2)`, where the camera drives to.
         pace: `(1, 1)`, how fast.
+        back: Whether the camera sways back next, see `sway_back`.
     """
 
     nearness: Tensor
@@ -42,6 +53,7 @@ class Memory:
     known: Tensor
     focus: Tensor
     pace: Tensor
+    back: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,12 +65,14 @@ class Course:
         focus: `(1, 2)`, where the camera drives to.
         pace: `(1, 1)`, how fast.
         scale: How many times as far everything goes.
+        back: Whether it sways back, see `sway_back`.
     """
 
     plan: Plan
     focus: Tensor
     pace: Tensor
     scale: float = 1.0
+    back: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +168,7 @@ def sample_latents(
         sample.draw(
             (1, 1, size),
             part="background" if camera_only else part,
+            even=EVEN if isinstance(config, EgoFlowConfig) and part == "background" else 0,
             purpose=f"motion/{part}" + ("/camera" if camera_only and part == "foreground" else ""),
         )
         for part, size in zip(MOTION, sizes, strict=True)
@@ -252,7 +267,10 @@ def _courses(
         courses = []
         for row in range(len(latents)):
             plan, focus = plans.row(row), scene.focus[row : row + 1]
-            if memories and (memory := memories[row]) is not None and memory.known.any():
+            memory = memories[row] if memories else None
+            if back := memory is not None and memory.back:
+                plan = replace(plan, camera=steer(sway_back(plan.camera[..., 2:]), focus))
+            if memory is not None and memory.known.any():
                 # One unit of distance for the whole clip.
                 near = (memory.nearness > FARTHEST) & (plan.nearness > FARTHEST)
                 ratios = (memory.nearness / plan.nearness)[memory.known & near]
@@ -268,7 +286,8 @@ def _courses(
                 replace(plan, velocity=expected[row : row + 1]), classes, focus
             )
             plan = replace(plan, camera=cautious.camera)
-            courses.append(Course(plan=plan, focus=focus, pace=scene.pace[row : row + 1]))
+            pace = scene.pace[row : row + 1]
+            courses.append(Course(plan=plan, focus=focus, pace=pace, back=back))
     return courses
 
 
@@ -329,9 +348,41 @@ def see_from(
     whole = output.flow, output.flow_back, output.visibility
     flow, flow_back, visible = _full_size(whole, size_hw)
     seen_back = _stretch(output.visibility_back[:, None], size_hw)[0, 0, :, None]
+    flow, visible = _part(flow[0], output.flow, visible[0, :, None], output.visibility)
     if flow_back is not None:
-        flow_back = flow_back[0] * (seen_back > 0)
-    return flow[0] * (visible[0, :, None] > 0), flow_back, visible[0], seen_back
+        flow_back, seen_back = _part(
+            flow_back[0], output.flow_back, seen_back, output.visibility_back
+        )
+        flow_back = flow_back * (seen_back > 0)
+    return flow * (visible > 0), flow_back, visible[:, 0], seen_back
+
+
+def _part(
+    flow_px: Tensor, offset: Tensor | None, visible: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let every pixel move with one surface: half-way between two there is somebody else's colour.
+
+    Args:
+        flow_px: `(T, 2, H, W)`, enlarged.
+        offset: `(1, 2, T, h, w)` in half-images, what it was enlarged from.
+        visible: `(T, 1, H, W)`, enlarged.
+        seen: `(1, T, h, w)`, what that was enlarged from.
+
+    Returns:
+        Both, where neighbours part from the nearest of them.
+    """
+    assert offset is not None
+    height, width = flow_px.shape[-2:]
+    if offset.shape[-2:] == (height, width):
+        return flow_px, visible
+    rows, columns = (
+        torch.arange(large, device=flow_px.device).mul((small - 1) / (large - 1)).round().long()
+        for large, small in zip((height, width), offset.shape[-2:], strict=True)
+    )
+    nearest = half_images_to_px(offset[..., rows[:, None], columns])[0].transpose(0, 1)
+    parts = (flow_px - nearest).abs().amax(1, keepdim=True) > PARTS_PX
+    nearest_seen = seen[0, :, None, rows[:, None], columns]
+    return torch.where(parts, nearest, flow_px), torch.where(parts, nearest_seen, visible)
 
 
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +17,8 @@ SEEN = 0.9
 THING = 0.1
 FILL_LEVELS = 6
 COARSE_PX = 8
+BORDER_PX = 8
+TILE_PX, MARGIN_PX = 128, 32  # multiples of what the network needs
 
 
 def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def refine_frames(
         visibility: `(T, H, W)`; 1 = visible in the source frame.
         noise: `(T, C, H, W)` standard normal, put where nothing is visible, or one for all frames.
         filled: `(T, C, H, W)` from `fill_hidden`, instead of noise: hidden places get these
-            colours, and from the network only what is finer.
+            colours, and from the network, where they are wide enough, only what is finer.
         keep_visible: True keeps warped pixels where they are visible, so that they stay sharp;
             False takes every pixel from the network, as the paper does.
         compute: Where to run.
@@ -69,20 +73,76 @@ def refine_frames(
     """
     mask = visibility[:, None]
     hidden = noise if filled is None else filled
-    damaged = compute.lay_out(warped * mask + hidden * (1 - mask))
+    damaged = warped * mask + hidden * (1 - mask)
 
-    def repaint(first: int, last: int) -> list[Tensor]:
-        with compute.run():
-            return list(network(damaged[first:last]).float())
+    def repaint(damaged: Tensor) -> Tensor:
+        damaged = compute.lay_out(damaged)
 
-    refined = torch.stack((rows or RowLimit()).run(len(damaged), repaint))
-    if filled is not None:
-        coarse = refined
-        for along in ((1, 0), (0, 1)):  # a square in two steps, which is much less work
-            size, pad = (
-                tuple(2 * COARSE_PX * n + 1 for n in along),
-                tuple(COARSE_PX * n for n in along),
-            )
-            coarse = F.avg_pool2d(coarse, size, 1, pad, count_include_pad=False)
-        refined = (filled + refined - coarse).clamp(0, 1)
+        def piece(first: int, last: int) -> list[Tensor]:
+            with compute.run():
+                return list(network(damaged[first:last]).float())
+
+        return torch.stack((rows or RowLimit()).run(len(damaged), piece))
+
+    if filled is None:
+        refined = repaint(damaged)
+    else:
+        # Texture belongs where there is room for it: at borders, and in cracks along them, the
+        # network has more to say of what it stood beside than of what is hidden.
+        room = (2 * _around(1 - mask, BORDER_PX) - 1).clamp(0, 1)
+        refined = (filled + room * _textures(repaint, damaged, room)).clamp(0, 1)
     return warped * mask + refined * (1 - mask) if keep_visible else refined
+
+
+def _textures(repaint: Callable[[Tensor], Tensor], damaged: Tensor, room: Tensor) -> Tensor:
+    """What the network paints that is finer than its surroundings, where there is room for it.
+
+    Mostly that is a small part of a frame, so the network sees windows around tiles of it; all of
+    the frame where that is less.
+    """
+    height, width = damaged.shape[-2:]
+    window = [min(side, TILE_PX + 2 * MARGIN_PX) for side in (height, width)]
+    whole, tiles = [], []
+    for row in range(len(damaged)):
+        own = [
+            (row, y, x)
+            for y in range(0, height, TILE_PX)
+            for x in range(0, width, TILE_PX)
+            if room[row, :, y : y + TILE_PX, x : x + TILE_PX].any()
+        ]
+        if len(own) * window[0] * window[1] < height * width:
+            tiles += own
+        else:
+            whole.append(row)
+    textures = torch.zeros_like(damaged)
+    if whole:
+        textures[whole] = _fine(repaint(damaged[whole]))
+    if tiles:
+        begins = [
+            [
+                max(0, min(at - MARGIN_PX, side - part))
+                for at, side, part in zip(tile[1:], (height, width), window, strict=True)
+            ]
+            for tile in tiles
+        ]
+        shown = [
+            damaged[row, :, top : top + window[0], left : left + window[1]]
+            for (row, _, _), (top, left) in zip(tiles, begins, strict=True)
+        ]
+        fine = _fine(repaint(torch.stack(shown)))
+        for (row, y, x), (top, left), part in zip(tiles, begins, fine, strict=True):
+            tile = part[:, y - top : y - top + TILE_PX, x - left : x - left + TILE_PX]
+            textures[row, :, y : y + TILE_PX, x : x + TILE_PX] = tile
+    return textures
+
+
+def _fine(picture: Tensor) -> Tensor:
+    return picture - _around(picture, COARSE_PX)
+
+
+def _around(x: Tensor, radius: int) -> Tensor:
+    """Mean of the square around each pixel of `(T, C, H, W)`, in two steps: that is less work."""
+    for along in ((1, 0), (0, 1)):
+        size = tuple(2 * radius * n + 1 for n in along)
+        x = F.avg_pool2d(x, size, 1, tuple(radius * n for n in along), count_include_pad=False)
+    return x

@@ -90,20 +90,35 @@ class Sample:
         share = self.share_of(part)
         return self.seed, self.variant_of(part), share, self.to_seed if share else None
 
-    def draw(self, shape: tuple[int, ...], *, part: Part, purpose: str) -> Tensor:
+    def draw(self, shape: tuple[int, ...], *, part: Part, purpose: str, even: int = 0) -> Tensor:
         """Standard normal numbers for a part, float32 on the CPU; see `draw_normal`.
 
         Between two seeds they move along a quarter of a circle, so that they stay standard normal
         all the way.
+
+        Args:
+            shape: Shape to return.
+            part: Whose variant decides.
+            purpose: What the numbers are for; different purposes are independent.
+            even: So many numbers, the first along the last axis, are spread evenly over the
+                variants of a seed, so that few variants show much; see `draw_evenly`.
         """
-        from seg2vid_cli.device import draw_normal  # torch, which recipes do without
+        from seg2vid_cli.device import draw_evenly, draw_normal  # torch, which recipes do without
 
         variant, share = self.variant_of(part), self.share_of(part)
-        start = draw_normal(shape, seed=self.seed, variant=variant, purpose=purpose)
+
+        def numbers(seed: int) -> Tensor:
+            drawn = draw_normal(shape, seed=seed, variant=variant, purpose=purpose)
+            if even:
+                first = draw_normal(shape, seed=seed, variant=0, purpose=purpose)[..., :even]
+                drawn[..., :even] = draw_evenly(first, variant)
+            return drawn
+
+        start = numbers(self.seed)
         if not share:
             return start
         assert self.to_seed is not None
-        end = draw_normal(shape, seed=self.to_seed, variant=variant, purpose=purpose)
+        end = numbers(self.to_seed)
         if share == 1:
             return end
         angle = share * math.pi / 2

@@ -89,8 +89,8 @@ def test_each_half_of_the_latent_is_changed_alone(pairs, pipeline, monkeypatch):
         def __init__(self, latents):
             cut = config.background_latents
             flow = torch.zeros(2, 2, 128, 256)
-            flow[:, :, 50:90] = latents[0, 0, cut:].sum() * 10  # objects follow their half
-            flow[:, :, :50] = latents[0, 0, :cut].sum()
+            flow[:, 0, 50:90] = latents[0, 0, cut:].sum() * 10  # objects follow their half
+            flow[:, 0, :50] = latents[0, 0, :cut].sum()
             self.flow_px, self.forward_flow_px = flow, -flow
             self.visibility = torch.ones(2, 128, 256)
 
@@ -110,6 +110,27 @@ def test_each_half_of_the_latent_is_changed_alone(pairs, pipeline, monkeypatch):
     by_camera = figures["flow_px_by_background_latent"]
     assert by_camera["objects"] == 0 < by_camera["elsewhere"]
     assert figures["pictures_with_objects"] == 4
+
+
+def test_objects_that_go_elsewhere_take_their_place_along(pairs, pipeline, monkeypatch):
+    """What an object does to the flow where it has gone is not held against the background."""
+    config = pipeline.motion.config
+
+    def predict(_, pair, sample):
+        away = int(10 * sample_latents(config, sample)[0, 0, config.background_latents :].sum())
+        there = torch.from_numpy(pair.train_ids == 13).roll(away, 1)
+        there &= torch.arange(256) - away < 256
+        there &= torch.arange(256) - away >= 0
+        flow = torch.zeros(1, 2, 128, 256)
+        flow[0, 0] = -away * there
+        return SimpleNamespace(
+            flow_px=flow, forward_flow_px=-flow, visibility=torch.ones(1, 128, 256)
+        )
+
+    monkeypatch.setattr(evaluate_motion, "_predict", predict)
+    by_objects = evaluate_motion.latent_scores(pipeline, pairs)["flow_px_by_foreground_latent"]
+    assert by_objects["objects"] > 1
+    assert by_objects["elsewhere"] == 0
 
 
 def test_long_clips_are_compared_with_their_second_frame(pairs, pipeline, monkeypatch):

@@ -359,6 +359,18 @@ class TestTravel:
         white = (second.pictures[-1] > 0.99).all(0) & (second.seen[-1, 0] > 0.99)
         assert white.float().mean() > 0.01
 
+    def test_crumbs_in_what_is_hidden_are_hidden(self, picture):
+        plan = self.plan((0.0,) * 6)
+        motion = self.motion(plan)
+        motion.visibility[:, 20:40, 60:80] = 0
+        motion.visibility[:, 30, 70:73] = 1  # not worth keeping
+        motion.visibility[:, 50:60, 20:22] = 0  # a crack beside what is seen
+        (keyframe,) = start_keyframes(picture, self.planes())
+        seen = compose((keyframe,), motion).seen[:, 0]
+        assert seen[:, 22:38, 62:78].max() == 0
+        assert seen[:, 50:60, 22:].min() == 1
+        assert seen[:, :18].min() == 1
+
     def test_flows_lead_to_the_source_frame_and_back(self, picture):
         plan = self.plan((0.05, 0.0, 0.1, 0.0, 0.0, 0.0))
         (_, second), _ = self.drive([plan, plan], picture)

@@ -9,7 +9,7 @@ from conftest import REFINE, lively
 
 from seg2vid_cli.device import RowLimit, resolve_compute
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.refine import COARSE_PX, fill_hidden, refine_frames
+from seg2vid_cli.refine import BORDER_PX, COARSE_PX, fill_hidden, refine_frames
 
 CPU = resolve_compute("cpu", "fp32")
 SIZE = (6, 10)
@@ -155,22 +155,66 @@ class TestFilling:
         assert filled.shape == warped.shape
         torch.testing.assert_close(filled, warped)
 
+    def refined(self, network, warped, visibility, things):
+        filled = fill_hidden(warped, visibility, things)
+        noise = torch.zeros(1, 3, *warped.shape[-2:])
+        refined = refine_frames(
+            network, warped, visibility, noise, keep_visible=True, compute=CPU, filled=filled
+        )
+        seen = visibility[:, None].expand_as(warped) == 1
+        assert torch.equal(refined[seen], warped[seen])
+        return filled, refined
+
     def test_colours_come_from_around_and_texture_from_the_network(self):
         warped, visibility, things = self.frame()
-        filled = fill_hidden(warped, visibility, things)
+        visibility[:, 10:54, 30:80] = 0
         stripes = torch.zeros(self.SIZE)
         stripes[:, ::2] = 0.1
 
         def network(damaged):
             return torch.full_like(damaged, 0.9) - stripes  # the wrong colour, with a texture
 
-        noise = torch.zeros(1, 3, *self.SIZE)
-        refined = refine_frames(
-            network, warped, visibility, noise, keep_visible=True, compute=CPU, filled=filled
-        )
-        hole = np.s_[..., 20 + COARSE_PX : 44, 30:40]
+        filled, refined = self.refined(network, warped, visibility, things)
+        hole = np.s_[..., 10 + 2 * BORDER_PX : 54 - 2 * BORDER_PX, 50:60]
         assert (refined[hole].mean() - filled[hole].mean()).abs() < 0.02
-        steps = refined[..., 30, 31:40].diff(dim=-1).abs()
-        assert steps.min() > 0.06
-        seen = visibility[:, None].expand_as(warped) == 1
-        assert torch.equal(refined[seen], warped[seen])
+        assert (refined - filled)[hole].diff(dim=-1).abs().min() > 0.06
+        assert (refined - filled)[..., 30, 31:33].abs().max() < 0.03  # near the border hardly any
+
+    def test_cracks_are_not_worth_a_look_of_the_network(self):
+        warped, visibility, things = self.frame()
+        visibility[:, :, 38:] = 1  # eight pixels are left
+
+        def network(damaged):
+            raise AssertionError("it was asked")
+
+        filled, refined = self.refined(network, warped, visibility, things)
+        hidden = visibility[:, None].expand_as(warped) == 0
+        assert torch.equal(refined[hidden], filled[hidden])
+
+    @pytest.mark.parametrize("size_hw", [(256, 512), (288, 416), (128, 160)])
+    def test_tiles_of_a_large_frame_fit_together(self, size_hw):
+        """A network that looks at one pixel at a time does not notice them."""
+        torch.manual_seed(0)
+        warped = torch.nn.functional.interpolate(torch.rand(2, 3, 32, 52), size=size_hw)
+        visibility = torch.ones(2, *size_hw)
+        visibility[0, 20:110, 70:180] = 0
+        visibility[1, -40:] = 0
+        windows = []
+
+        def network(damaged):
+            windows.append(tuple(damaged.shape))
+            rows = damaged.mean(1, keepdim=True).expand_as(damaged)
+            return (40 * rows).sin() / 2 + 0.5
+
+        filled, refined = self.refined(network, warped, visibility, torch.zeros(2, 1, *size_hw))
+        tile = tuple(min(side, 192) for side in size_hw)  # the first frame needs two of them
+        assert {window[2:] for window in windows} == {tile, size_hw}
+        mask = visibility[:, None]
+        whole = network(warped * mask + filled * (1 - mask))
+        size, border = 2 * COARSE_PX + 1, COARSE_PX
+        coarse = torch.nn.functional.avg_pool2d(whole, size, 1, border, count_include_pad=False)
+        inside = np.s_[..., 40:90, 90:140]  # far from the borders of frame and hole
+        wanted = (filled + whole - coarse).clamp(0, 1)
+        if size_hw[1] > 160:
+            torch.testing.assert_close(refined[0][inside], wanted[0][inside], rtol=0, atol=1e-5)
+            assert (refined - filled)[0][inside].std() > 0.02

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 import torch
 
-from seg2vid_cli.device import draw_normal
+from seg2vid_cli.device import draw_evenly, draw_normal
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.sample import (
     MAX_MOTION_SCALE,
@@ -50,6 +50,45 @@ def test_a_plain_sample_draws_what_its_seed_and_variant_stand_for(part):
     assert torch.equal(draw(Sample(seed=7, variant=3), part), numbers(7, 3))
     largest = Sample(seed=MAX_SEED, variant=MAX_VARIANT)
     assert torch.equal(draw(largest, part), numbers(2**63 - 1, 2**31 - 1))
+
+
+def test_even_numbers_are_spread_over_the_variants_of_a_seed():
+    """Every variant by itself is as likely as before, and together they leave no large gap."""
+    apart = {"even": [], "one by one": []}
+    for seed in range(60):
+        rows = [
+            Sample(seed=seed, variant=v).draw(SHAPE, part="background", purpose="drive", even=2)
+            for v in range(20)
+        ]
+        assert torch.equal(rows[0], numbers(seed, purpose="drive"))
+        assert torch.equal(rows[5][:, 2:], numbers(seed, 5, purpose="drive")[:, 2:])
+        for name, points in (
+            ("even", torch.cat(rows)[:, :2]),
+            ("one by one", torch.cat([numbers(seed, v)[:, :2] for v in range(20)])),
+        ):
+            shares = torch.special.ndtr(points.double())
+            gaps = (torch.rand(200, 1, 2).double() - shares).norm(dim=-1).amin(1)
+            apart[name].append(float(gaps.mean()))
+    assert sum(apart["even"]) < 0.85 * sum(apart["one by one"])
+    fifth = torch.cat(
+        [
+            Sample(seed=s, variant=5).draw((1, 3), part="background", purpose="drive", even=3)
+            for s in range(2000)
+        ]
+    )
+    assert fifth.mean(0).abs().max() < 0.1
+    assert (fifth.std(0) - 1).abs().max() < 0.1
+    assert (torch.corrcoef(fifth.T) - torch.eye(3)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("variant", [1, 10**6, MAX_VARIANT])
+def test_even_numbers_of_late_variants_are_exact(variant):
+    """Steps of the golden ratio, in whole numbers of a hundred digits."""
+    first = torch.tensor([[0.0]])
+    golden = (math.isqrt(5 * 10**200) - 10**100) * variant // 2 % 10**100
+    wanted = (0.5 + golden / 10**100) % 1
+    found = torch.special.ndtr(draw_evenly(first, variant).double())
+    assert float(found) == pytest.approx(wanted, abs=2e-6)
 
 
 def test_purpose_and_shape_are_the_callers():

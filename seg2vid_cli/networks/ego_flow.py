@@ -31,7 +31,8 @@ RIM = 2  # pixels at the border where the network sees too little
 # Of the 20 planes.
 OBJECTS = slice(11, 19)
 UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
-SINGLE = [n for n, c in enumerate(UPRIGHT) if not 13 <= c <= 16]  # all but vehicles
+VEHICLES = (13, 14, 15, 16)
+PERSON, RIDDEN = 11, (12, 17, 18)  # rider, motorcycle, bicycle
 GROUND = (0, 1, 9)
 SKY = 10
 NO_CLASS = 19
@@ -175,7 +176,7 @@ class EgoFlow(nn.Module):
         )
         self.last = UpBlock(widths[0], inputs, config.full_channels)
         self.nearness = nn.Conv2d(config.full_channels, 1, 3, padding=1)
-        self.way = nn.Linear(widths[-1], 3)
+        self.way = nn.Linear(3 * widths[-1], 3)
 
         height, width = (side // self.multiple for side in config.size_hw)
         self.latent_fc = nn.Linear(
@@ -188,11 +189,11 @@ class EgoFlow(nn.Module):
         self.velocity = nn.Conv2d(widths[EIGHTH], 2, 3, padding=1)
 
         # How real cameras move, measured after training: quantiles of the speed; by what they leave
-        # the straight even path, in shifts and turns of each frame; and quantiles of how much. Most
-        # drive straight on most of the time, so that is no normal distribution.
+        # the straight even path, see `steer`; and quantiles of how much. Most drive straight most
+        # of the time, so that is no normal distribution.
         sways = config.background_latents - 1
         self.register_buffer("speeds", torch.linspace(0, 1, config.speeds))
-        self.register_buffer("sways", torch.zeros(sways, config.num_frames, 6))
+        self.register_buffer("sways", torch.zeros(sways, config.num_frames, 4))
         self.register_buffer("amounts", torch.zeros(sways, config.speeds))
         for layer in (self.nearness, self.way, self.velocity):
             nn.init.zeros_(layer.weight)
@@ -232,7 +233,7 @@ class EgoFlow(nn.Module):
             x = layer(x)
             skips.append(x)
         x = self.middle(x)
-        focus, pace = self.way(x.mean((2, 3))).split([2, 1], dim=-1)
+        focus, pace = self.way(_moments(x)).split([2, 1], dim=-1)
         features = x
         for up, skip in zip(self.up_blocks, skips[-2::-1], strict=True):
             x = up(x, skip)
@@ -241,7 +242,7 @@ class EgoFlow(nn.Module):
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
         nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
         classes = planes.argmax(1, keepdim=True)
-        nearness = stand_upright(put_on_ground(nearness, classes), classes)
+        nearness = sit_upright(stand_upright(put_on_ground(nearness, classes), classes), classes)
         objects = planes[:, OBJECTS].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
@@ -282,9 +283,8 @@ class EgoFlow(nn.Module):
         share, *amounts = quantiles(tables, shares).split(1, dim=1)
         speed = scene.pace * share
         sway = torch.einsum("bk,ktc->btc", torch.cat(amounts, dim=1), self.sways.float())
-        return speed, straight_on(speed, scene.focus, self.config.num_frames) + gain(
-            speed, scene.pace
-        ) * sway
+        path = straight_on(speed, self.config.num_frames) + gain(speed, scene.pace) * sway
+        return speed, steer(path, scene.focus)
 
     def own_velocity(self, scene: Scene, speed: Tensor, latents: Tensor) -> Tensor:
         """How objects move by themselves.
@@ -307,14 +307,41 @@ class EgoFlow(nn.Module):
         full = F.interpolate(
             velocity, size=scene.objects.shape[-2:], mode="bilinear", align_corners=False
         )
-        return stand_upright(full.float(), scene.classes) * scene.objects
+        upright = stand_upright(full.float(), scene.classes)
+        return move_as_one(upright, scene.classes) * scene.objects
 
 
-def straight_on(speed: Tensor, focus: Tensor, num_frames: int) -> Tensor:
-    """Cameras `(B, T, 6)` that drive evenly to `focus` `(B, 2)` at `speed` `(B, 1)`."""
-    way = torch.cat([focus, torch.ones_like(speed), focus.new_zeros(len(focus), 3)], dim=-1)
-    frames = torch.arange(1, num_frames + 1, device=focus.device)
-    out: Tensor = frames[:, None] * (speed * way)[:, None]
+def straight_on(speed: Tensor, num_frames: int) -> Tensor:
+    """Straight even paths `(B, T, 4)` at `speed` `(B, 1)`, for `steer`."""
+    frames = torch.arange(1, num_frames + 1, device=speed.device)
+    return F.pad(frames[:, None] * speed[:, None], (0, 3))
+
+
+def steer(path: Tensor, focus: Tensor) -> Tensor:
+    """Cameras on a car, which goes where it points and never sideways.
+
+    Without that a shift to the side and a turn are hardly told apart, and wrong depths fit as well.
+
+    Args:
+        path: `(B, T, 4)` since the first frame: how far ahead, and the turns to the right, down and
+            clockwise, see `Plan`.
+        focus: `(B, 2)`, see `Scene`.
+
+    Returns:
+        `(B, T, 6)`, see `Plan`. While the car turns it is on an arc: halfway it points half as far.
+    """
+    ahead, right = path[..., :1], path[..., 1:2]
+    shift = [(focus[:, None, :1] + right / 2) * ahead, focus[:, None, 1:] * ahead]
+    return torch.cat([*shift, path], dim=-1)
+
+
+def sway_back(path: Tensor) -> Tensor:
+    """The path that goes on after `path` `(B, T, 4)`, counted from its end.
+
+    Speed and bend go on evenly, and in the end the camera is level again.
+    """
+    steps = torch.diff(F.pad(path, (0, 0, 1, 0)), dim=1).flip(1)
+    out: Tensor = (steps * steps.new_tensor([1.0, 1.0, -1.0, -1.0])).cumsum(1)
     return out
 
 
@@ -345,28 +372,76 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
     runs = _runs(classes).expand_as(values)
     counts = torch.zeros_like(values).scatter_add(2, runs, torch.ones_like(values)).clamp_min(1)
     things = _things(classes)
-    shares = _beside(things.to(values.dtype)).clamp_min(1e-6)
+    alike = [same.to(values.dtype) for same in _alike(classes)]
+    share = torch.stack(alike).sum(0)
 
     def level(values: Tensor) -> Tensor:
-        if values.requires_grad:
-            sums = torch.zeros_like(values).scatter_add(2, runs, values)
-        else:  # sums of whole numbers are the same in any order
-            whole = (values * FIXED_POINT).round().long()
-            sums = torch.zeros_like(whole).scatter_add(2, runs, whole).to(values.dtype)
-            sums = sums / FIXED_POINT
-        return (sums / counts).gather(2, runs)
+        return (_sums(values, runs) / counts).gather(2, runs)
 
     made = level(values)
     for _ in range(LEVELLED):
-        beside = torch.stack(
-            [
-                (_beside(made[:, c : c + 1] * things) / shares * things).sum(1)
-                for c in range(made.shape[1])
-            ],
-            dim=1,
-        )
-        made = level(beside)
-    return torch.where(things.any(1, keepdim=True), made, values)
+        shifted = zip(_shifted(made), alike, strict=True)
+        made = level(sum((there * same for there, same in shifted), torch.zeros_like(made)) / share)
+    return torch.where(things, made, values)
+
+
+def move_as_one(values: Tensor, classes: Tensor) -> Tensor:
+    """Let everybody go as a whole, and riders with what they ride, or legs would part in the end.
+
+    Args:
+        values: `(B, C, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+
+    Returns:
+        `values`, but for people and riders the mean of each one, or of a group that touches.
+    """
+    people, owners = _owners(classes, ((PERSON,), RIDDEN))
+    counts = torch.zeros_like(values[:, :1]).flatten(2)
+    counts = counts.scatter_add(2, owners, people.flatten(2).to(values.dtype)).clamp_min(1)
+    owners = owners.expand(-1, values.shape[1], -1)
+    means = (_sums((values * people).flatten(2), owners) / counts).gather(2, owners)
+    return torch.where(people, means.view_as(values), values)
+
+
+def sit_upright(nearness: Tensor, classes: Tensor) -> Tensor:
+    """Make riders as near as what they ride, whose wheels are on the ground.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    ridden, owners = _owners(classes, (RIDDEN,))
+    own = (nearness * ridden).flatten(2)
+    nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
+    return torch.where(ridden, nearest.view_as(nearness), nearness)
+
+
+def _owners(classes: Tensor, kinds: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Whose pixels are whose.
+
+    Args:
+        classes: `(B, 1, H, W)`, whole numbers.
+        kinds: Classes that are asked for, together what may belong to one another.
+
+    Returns:
+        bool `(B, 1, H, W)`, true on these classes; and for all pixels in a row, `(B, 1, H * W)`,
+        the place of one that stands for all that are connected, across small gaps too.
+    """
+    masks = [torch.isin(classes, classes.new_tensor(kind)) for kind in kinds]
+    those = torch.stack(masks).any(0)
+    runs = _runs(torch.where(those, torch.stack(masks).long().argmax(0), -1))
+    number = torch.arange(1.0, those[0].numel() + 1, device=classes.device).view_as(those[0])
+    number = number * those
+    size, border = (3, 2 * BESIDE_PX + 1), (1, BESIDE_PX)
+    while those.any():  # the largest number of all spreads over what is connected
+        spread = [F.max_pool2d(number * mask, size, 1, border) * mask for mask in masks]
+        larger = torch.stack(spread).sum(0)
+        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
+        larger = larger * those
+        if torch.equal(larger, number):
+            break
+        number = larger
+    return those, (number - 1).clamp_min(0).long().flatten(2)
 
 
 def take_rims(plan: Plan, classes: Tensor) -> Plan:
@@ -376,7 +451,7 @@ def take_rims(plan: Plan, classes: Tensor) -> Plan:
         plan: Of B pictures.
         classes: `(B, 1, H, W)`, whole numbers.
     """
-    thing = _things(classes).any(1, keepdim=True)
+    thing = _things(classes)
     near, place = F.max_pool2d(plan.nearness * thing, 3, 1, 1, return_indices=True)
     taken = ~thing & (near > RIM_STEP * plan.nearness)
     places = place.flatten(2).expand(-1, plan.velocity.shape[1], -1)
@@ -397,31 +472,38 @@ def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
     """
     things, runs = _things(classes), _runs(classes)
     below = F.pad(classes[:, :, 1:], (0, 0, 0, 1), value=NO_CLASS)
-    ground = torch.isin(below, torch.tensor(GROUND, device=classes.device))
-    foot = (things.any(1, keepdim=True) & ground).to(nearness.dtype)
+    foot = (things & torch.isin(below, below.new_tensor(GROUND))).to(nearness.dtype)
     there = F.pad(nearness[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
     # One foot a run at most, so that the order of sums does not matter.
-    feet = torch.zeros_like(nearness).scatter_add(2, runs, foot * there).gather(2, runs)
-    own = feet * things
+    own = torch.zeros_like(nearness).scatter_add(2, runs, foot * there).gather(2, runs) * things
     # A thing is where its nearest foot is: a leg that is lifted, or a bumper between two wheels,
     # meets the ground behind it. What may be a row of things is not brought much nearer.
-    most = torch.where(own > 0, own * ROW_STEP, torch.inf)
-    most[:, SINGLE] = torch.inf
-    nearest = own
-    for _ in range(WIDEST_PX // BESIDE_PX):
-        if not (grown := _nearest_beside(nearest, runs, things)).any():
-            break
+    row = (own > 0) & torch.isin(classes, classes.new_tensor(VEHICLES))
+    most = torch.where(row, own * ROW_STEP, torch.inf)
+    nearest, alike = own, [same & things for same in _alike(classes)]
+    for _ in range(WIDEST_PX // BESIDE_PX if own.any() else 0):
+        beside = torch.zeros_like(nearest)
+        for value, same in zip(_shifted(nearest), alike, strict=True):
+            beside = torch.maximum(beside, value * same)
+        grown = torch.zeros_like(beside).scatter_reduce(2, runs, beside, "amax").gather(2, runs)
         nearest = torch.maximum(nearest, torch.minimum(grown, most) * things)
-    nearest = nearest.sum(1, keepdim=True)
     return torch.where(nearest > 0, nearest, nearness)
 
 
-def _nearest_beside(values: Tensor, runs: Tensor, things: Tensor) -> Tensor:
-    """The largest value a little to the left or right, in all of a run, `(B, K, H, W)`."""
-    size = (1, 2 * BESIDE_PX + 1)
-    beside = F.max_pool2d(values, size, 1, (0, BESIDE_PX)) * things
-    index = runs.expand_as(beside)
-    return torch.zeros_like(beside).scatter_reduce(2, index, beside, "amax").gather(2, index)
+def _moments(features: Tensor) -> Tensor:
+    """Means of `(B, C, H, W)`, and means of them times the place across and down: `(B, 3C)`."""
+    height, width = features.shape[-2:]
+    x = torch.linspace(-1, 1, width, device=features.device, dtype=features.dtype)
+    y = torch.linspace(-1, 1, height, device=features.device, dtype=features.dtype)[:, None]
+    return torch.cat([(features * at).mean((2, 3)) for at in (torch.ones_like(x), x, y)], dim=1)
+
+
+def _sums(values: Tensor, index: Tensor) -> Tensor:
+    """Sums along dimension 2 of what has the same index."""
+    if values.requires_grad:
+        return torch.zeros_like(values).scatter_add(2, index, values)
+    whole = (values * FIXED_POINT).round().long()  # whole numbers add up the same in any order
+    return torch.zeros_like(whole).scatter_add(2, index, whole).to(values.dtype) / FIXED_POINT
 
 
 def _runs(classes: Tensor) -> Tensor:
@@ -431,10 +513,16 @@ def _runs(classes: Tensor) -> Tensor:
 
 
 def _things(classes: Tensor) -> Tensor:
-    """Which pixels belong to each of the upright classes, `(B, K, H, W)`."""
-    return classes == torch.tensor(UPRIGHT, device=classes.device).view(1, -1, 1, 1)
+    """Which pixels belong to what stands upright, `(B, 1, H, W)`."""
+    return torch.isin(classes, classes.new_tensor(UPRIGHT))
 
 
-def _beside(values: Tensor) -> Tensor:
-    """Means of what is a little to the left and to the right, `(B, K, H, W)`."""
-    return F.avg_pool2d(values, (1, 2 * BESIDE_PX + 1), 1, (0, BESIDE_PX))
+def _alike(classes: Tensor) -> list[Tensor]:
+    """Whether pixels a little to the left and right are of the same class; see `_shifted`."""
+    return [there == classes for there in _shifted(classes, outside=-1)]
+
+
+def _shifted(values: Tensor, outside: int = 0) -> list[Tensor]:
+    """`(B, C, H, W)` as seen from places a little to the right to a little to the left of it."""
+    padded = F.pad(values, (BESIDE_PX, BESIDE_PX), value=outside)
+    return [padded[..., x : x + values.shape[-1]] for x in range(2 * BESIDE_PX + 1)]

@@ -36,15 +36,15 @@ COMPARED_WIDTH_PX = 256
 def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str, Any]:
     """PSNR and SSIM of sampled futures, between repeating and a classical flow that saw the answer.
 
-    For each of some evenly spaced starts, 20 samples are compared with the real next frames, at
-    256x128; `best` is the best of them at each horizon, `mean` their mean.
+    For each of some evenly spaced starts, 20 samples, variants of one seed, are compared with the
+    real next frames, at 256x128; `best` is the best of them at each horizon, `mean` their mean.
     """
     furthest = HORIZONS[-1] * stride
     starts = np.linspace(0, len(clip.frames) - furthest - 1, STARTS_PER_CLIP).astype(int)
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     rows: dict[str, list[list[float]]] = {k: [] for k in ("repeat", "best", "mean", "dis", "ssim")}
     spread, began = [], time.monotonic()
-    for start in starts:
+    for seed, start in enumerate(starts):
         first, ids = clip.frames[start], clip.train_ids[start]
         real = _compared([clip.frames[start + h * stride] for h in HORIZONS])
         grey = [
@@ -59,7 +59,7 @@ def motion_scores(pipeline: Pipeline, clip: DriveClip, stride: int) -> dict[str,
                 for g in grey[1:]
             ]
         )
-        futures = (_continue(pipeline, first, ids, seed) for seed in range(SAMPLES))
+        futures = (_continue(pipeline, first, ids, seed, variant) for variant in range(SAMPLES))
         samples = torch.stack([_compared([f[h] for h in HORIZONS]) for f in futures])
         scores = np.array([_psnr(sample, real) for sample in samples])
         similar = np.array([1 - _dssim(sample, real) for sample in samples])
@@ -109,21 +109,24 @@ def latent_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any]:
 
     Flows are those of the last frame of a pass. Of some samples that differ in one half of the
     latent only, the standard deviation of the flow is taken at every pixel, and averaged inside and
-    outside object classes.
+    outside object classes: where an object is seen in that frame in one of the samples at least,
+    and elsewhere.
     """
     moved: dict[str, list[tuple[float, float]]] = {"background": [], "foreground": []}
     agree = []
     for index, pair in enumerate(pairs):
-        inside = torch.from_numpy(
+        objects = torch.from_numpy(
             (pair.train_ids >= NUM_BACKGROUND) & (pair.train_ids < UNLABELLED)
-        )
-        if not 0.01 < float(inside.float().mean()) < 0.99:
+        ).float()
+        if not 0.01 < float(objects.mean()) < 0.99:
             continue
         for half, shares in moved.items():
-            flows = []
+            flows, inside = [], torch.zeros_like(objects, dtype=torch.bool)
             for variant in range(LATENTS_PER_PICTURE):
                 motion = _predict(pipeline, pair, Sample(seed=index, variants={half: variant}))
                 flows.append(motion.flow_px[-1])
+                there = backward_warp(objects[None, None], motion.flow_px[-1:])
+                inside |= (there[0, 0] > 0) & (motion.visibility[-1] > 0)
                 if half == "background":
                     assert motion.forward_flow_px is not None
                     gap = motion.flow_px[-1:] + backward_warp(
@@ -169,13 +172,18 @@ def sharpness_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any
 
 
 def _continue(
-    pipeline: Pipeline, first: NDArray[np.uint8], train_ids: NDArray[np.uint8], seed: int
+    pipeline: Pipeline,
+    first: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    seed: int,
+    variant: int = 0,
 ) -> list[NDArray[np.uint8]]:
     """One sampled future of a real frame, as the command would make it, the frame in front."""
     height, width = train_ids.shape
     clip = pipeline.generate(
         labels_from_array(train_ids, encoding="train-ids"),
         seed=seed,
+        variant=variant,
         frames=HORIZONS[-1] + 1,
         size_hw=(height, width),
         fit="stretch",

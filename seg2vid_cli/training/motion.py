@@ -21,7 +21,15 @@ from torch.nn import functional as F
 from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, move, slopes
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import NUM_CLASSES
-from seg2vid_cli.networks.ego_flow import EgoFlow, EgoFlowConfig, Plan, Scene, gain, straight_on
+from seg2vid_cli.networks.ego_flow import (
+    EgoFlow,
+    EgoFlowConfig,
+    Plan,
+    Scene,
+    gain,
+    steer,
+    straight_on,
+)
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
@@ -55,17 +63,14 @@ SLOPE_WEIGHT = 0.5
 PLANE_WEIGHT = 1.0
 PLAIN = 0.03  # mean step of grey values in [0, 1], less shows nothing
 LEAST = 0.05
-FARTHEST_FOCUS = 0.3  # from where it was thought to be, as a slope; farther counts as so far
 ENOUGH = 0.05  # share of the pixels of a frame
 ROAD = 0.015  # share of the picture: with less, its slope says nothing
-FOCUS_WEIGHT = 0.3
 PACE_WEIGHT = 0.1
 OBJECT_WEIGHT = 0.6
 KL_WEIGHT = 3e-3
 FAST = 0.075  # a pixel of error in a flow of so many (one over it) counts half
 PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
 RUNAWAY_PX = 16.0  # an error of objects of so many pixels counts half
-MOVES = 0.02  # camera heights: below that nothing is known of where it goes
 STANDS = 0.05  # camera heights per frame: slower counts as so slow
 
 FIT_STEPS = 3
@@ -147,15 +152,16 @@ class MotionTask:
             scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
         found = find_camera(scene, batch)
         parts = depth_losses(batch, scene, found)
-        parts |= way_losses(scene, found)
+        parts["pace"] = pace_error(scene, found)
         left_over = (batch.flow_px - found.flow_px).detach() * found.known
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             velocity = self.network.own_velocity(  # type: ignore[operator]
-                scene, mean_speed(found.camera), latents
+                scene, mean_speed(found.path), latents
             )
-        moved = to_px(camera_flow(found.nearness.detach(), found.camera, F.avg_pool2d(velocity, 2)))
+        near, camera = found.nearness.detach(), found.camera.detach()
+        moved = to_px(camera_flow(near, camera, F.avg_pool2d(velocity, 2)))
         parts["objects"] = _objects_error(moved, batch, found.known * found.objects[:, None])
         parts["kl"] = kl_to_normal(mean, log_variance)
         loss = (
@@ -164,7 +170,6 @@ class MotionTask:
             + SMOOTH_WEIGHT * parts["smooth"]
             + SLOPE_WEIGHT * parts["slope"]
             + PLANE_WEIGHT * parts["plane"]
-            + FOCUS_WEIGHT * parts["focus"]
             + PACE_WEIGHT * parts["pace"]
             + OBJECT_WEIGHT * parts["objects"]
             + KL_WEIGHT * min(3 * self.progress, 1.0) * parts["kl"]
@@ -189,16 +194,13 @@ class MotionTask:
             still = found.still
             missed = _length(found.flow_px - batch.flow_px) / (1 + FAST * _length(batch.flow_px))
             error = (missed * still).flatten(1).sum(1) / still.flatten(1).sum(1).clamp_min(1)
-            measured.append((found.camera, scene.focus, scene.pace, error, enough(still).all(1)))
-        camera, focus, pace, error, seen = (
-            torch.cat(parts) for parts in zip(*measured, strict=True)
-        )
+            measured.append((found.path, scene.pace, error, enough(still).all(1)))
+        path, pace, error, seen = (torch.cat(parts) for parts in zip(*measured, strict=True))
         good = seen & (error <= error[seen].quantile(UNDERSTOOD)) if seen.any() else seen
         if not good.any():
             return  # nothing is known of any camera
         speeds, sways, amounts = measure_drives(
-            camera[good],
-            focus[good],
+            path[good],
             pace[good],
             speeds=network.config.speeds,
             sways=network.config.background_latents - 1,
@@ -221,7 +223,7 @@ class MotionTask:
         found = find_camera(scene, batch)
         left_over = (batch.flow_px - found.flow_px) * found.known
         mean, _ = self.helpers["objects"](left_over, found.objects)
-        velocity = network.own_velocity(scene, mean_speed(found.camera), mean)
+        velocity = network.own_velocity(scene, mean_speed(found.path), mean)
         output = move(Plan(nearness=scene.nearness, camera=found.camera, velocity=velocity))
         flow_px = half_images_to_px(output.flow).transpose(1, 2)
         return flow_px.flatten(0, 1), output.visibility.flatten(0, 1)[:, None]
@@ -268,13 +270,15 @@ class Found:
         nearness: `(B, 1, H/2, W/2)`.
         objects: `(B, 1, H/2, W/2)`, 1 where there may be one.
         known: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed.
-        camera: `(B, T, 6)`, see `Plan`; no gradient goes through it.
+        path: `(B, T, 4)`, see `steer`; no gradient goes through it.
+        camera: `(B, T, 6)`, see `Plan`; gradients go to `Scene.focus` alone.
         flow_px: `(B, T, 2, H/2, W/2)` in pixels of the full size, due to the camera alone.
     """
 
     nearness: Tensor
     objects: Tensor
     known: Tensor
+    path: Tensor
     camera: Tensor
     flow_px: Tensor
 
@@ -288,11 +292,14 @@ def find_camera(scene: Scene, batch: MotionBatch) -> Found:
     """Find the cameras of clips by their teacher, given what is seen in their first frames."""
     nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
     known = batch.known * believable(batch)[:, None]
-    camera = fit_camera(nearness.detach(), batch.flow_px, known * (1 - objects[:, None]))
+    weight = known * (1 - objects[:, None])
+    path = fit_path(nearness.detach(), batch.flow_px, weight, scene.focus.detach())
+    camera = steer(path, scene.focus)
     return Found(
         nearness=nearness,
         objects=objects,
         known=known,
+        path=path,
         camera=camera,
         flow_px=to_px(camera_flow(nearness, camera)),
     )
@@ -303,38 +310,50 @@ def to_px(flow: Tensor) -> Tensor:
     return flow * (FOCAL * flow.shape[-1])
 
 
-def fit_camera(nearness: Tensor, flow_px: Tensor, weight: Tensor) -> Tensor:
-    """The camera's path that explains flows best, by least squares that forgive outliers.
+def fit_path(nearness: Tensor, flow_px: Tensor, weight: Tensor, focus: Tensor) -> Tensor:
+    """The path that explains flows best, by least squares that forgive outliers.
 
     Args:
         nearness: `(B, 1, H/2, W/2)`.
         flow_px: `(B, T, 2, H/2, W/2)`, where the first frame's places go.
         weight: `(B, T, 1, H/2, W/2)`, 0 where that is not known or not due to the camera.
+        focus: `(B, 2)`, see `Scene`.
 
     Returns:
-        `(B, T, 6)`, see `Plan`.
+        `(B, T, 4)`, see `steer`.
     """
     height, width = flow_px.shape[-2:]
     flow = flow_px / (FOCAL * width)
     seen_at = slopes(height, width, flow.device) + flow
     # To first order in the turns, shifts are exact at the place that the teacher sees. Later steps
-    # start from the camera found so far.
-    camera, share, left_over = flow.new_zeros(*flow.shape[:2], 6), weight, flow
+    # start from the path found so far.
+    path, share, left_over = flow.new_zeros(*flow.shape[:2], 4), weight, flow
     near = nearness.expand(*flow.shape[:2], height, width)
     for step in range(FIT_STEPS):
-        adds = _adds(near, seen_at)
+        adds = _adds(near, seen_at) @ _steers(path, focus)
         scaled = (adds * share.expand_as(flow).flatten(2)[..., None]).transpose(-1, -2)
         ridge = RIDGE * share.flatten(2).sum(-1)[..., None, None].clamp_min(1.0)
-        normal = scaled @ adds + ridge * torch.eye(6, device=flow.device)
+        normal = scaled @ adds + ridge * torch.eye(4, device=flow.device)
         more = torch.linalg.solve(normal, scaled @ left_over.flatten(2)[..., None])
-        camera = camera + more[..., 0]
+        path = path + more[..., 0]
         if step < FIT_STEPS - 1:
+            camera = steer(path, focus)
             found = camera_flow(nearness, camera)
             left_over = flow - found
             share = weight * FIT_PX / (_length(left_over) * (FOCAL * width) + FIT_PX / 4)
             seen_at = slopes(height, width, flow.device) + found
             near = nearness * camera_growth(nearness, camera)[:, :, 0]
-    return camera
+    return path
+
+
+def _steers(path: Tensor, focus: Tensor) -> Tensor:
+    """What each of a path's four adds to a camera's six, at paths `(B, T, 4)`: `(B, T, 6, 4)`."""
+    out = path.new_zeros(*path.shape[:2], 6, 4)
+    out[:, :, 2:] = torch.eye(4, device=path.device)
+    out[:, :, 0, 0] = focus[:, None, 0] + path[..., 1] / 2
+    out[:, :, 0, 1] = path[..., 0] / 2
+    out[:, :, 1, 0] = focus[:, None, 1]
+    return out
 
 
 def _adds(nearness: Tensor, seen_at: Tensor) -> Tensor:
@@ -346,10 +365,10 @@ def _adds(nearness: Tensor, seen_at: Tensor) -> Tensor:
     return torch.stack([right, down], dim=2).flatten(2, 4)
 
 
-def mean_speed(camera: Tensor) -> Tensor:
-    """Cameras `(B, T, 6)` to speeds ahead `(B, 1)` per frame, by least squares."""
-    frames = torch.arange(1, camera.shape[1] + 1, device=camera.device)
-    out: Tensor = (camera[:, :, 2] * frames).sum(1, keepdim=True) / (frames * frames).sum()
+def mean_speed(path: Tensor) -> Tensor:
+    """Paths `(B, T, 4)`, see `steer`, to speeds ahead `(B, 1)` per frame, by least squares."""
+    frames = torch.arange(1, path.shape[1] + 1, device=path.device)
+    out: Tensor = (path[:, :, 0] * frames).sum(1, keepdim=True) / (frames * frames).sum()
     return out
 
 
@@ -436,60 +455,49 @@ def enough(known: Tensor) -> Tensor:
     return known.mean((2, 3, 4)) > ENOUGH
 
 
-def way_losses(scene: Scene, found: Found) -> dict[str, Tensor]:
-    """How wrong the network is about where and how fast cameras went, unweighted.
-
-    Args:
-        scene: Read from the first frames.
-        found: Their cameras.
-    """
-    seen, camera = enough(found.still), found.camera
-    ahead = camera[:, :, 2:3]
-    side = camera[:, :, :2] - ahead * scene.focus[:, None]
-    missed = (side / ahead.abs().clamp_min(MOVES)).abs().clamp(max=FARTHEST_FOCUS)
-    speed = mean_speed(camera).clamp_min(STANDS)
-    return {
-        "focus": (missed * ((ahead.abs() > MOVES) & seen[:, :, None])).mean(),
-        "pace": ((speed.log() - scene.pace.log()).abs() * seen.all(1, keepdim=True)).mean(),
-    }
+def pace_error(scene: Scene, found: Found) -> Tensor:
+    """How wrong the network is about how fast cameras went: a ratio's logarithm."""
+    speed = mean_speed(found.path).clamp_min(STANDS)
+    wrong = (speed.log() - scene.pace.log()).abs()
+    return (wrong * enough(found.still).all(1, keepdim=True)).mean()
 
 
 def measure_drives(
-    camera: Tensor, focus: Tensor, pace: Tensor, *, speeds: int, sways: int
+    path: Tensor, pace: Tensor, *, speeds: int, sways: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cameras of real clips to what new ones are drawn from.
+    """Paths of real clips to what new ones are drawn from.
 
     Args:
-        camera: `(N, T, 6)`.
-        focus: `(N, 2)`, where they were expected to go.
-        pace: `(N, 1)`, how fast.
+        path: `(N, T, 4)`, see `steer`.
+        pace: `(N, 1)`, how fast they were expected to be.
         speeds: K.
         sways: L.
 
     Returns:
         Quantiles of the speed as a share of the pace but for the extremes, `(K,)`; the L main ways
-        in which cameras leave the straight path, `(L, T, 6)`, each times its standard deviation;
+        in which paths leave the straight even one, `(L, T, 4)`, each times its standard deviation;
         and quantiles of how much they do, `(L, K)`.
     """
-    speed = mean_speed(camera).clamp_min(0)
+    num_frames = path.shape[1]
+    speed = mean_speed(path).clamp_min(0)
     places = torch.linspace(TRIMMED, 1 - TRIMMED, speeds, device=speed.device)
     share = torch.quantile((speed / pace)[:, 0], places)
-    rest = (camera - straight_on(speed, focus, camera.shape[1])) / gain(speed, pace)
-    # Over so short a time a shift is a matter of speed and acceleration; the rest is noise.
-    frames = torch.arange(1.0, camera.shape[1] + 1, device=camera.device)
+    rest = (path - straight_on(speed, num_frames)) / gain(speed, pace)
+    # Over so short a time the way ahead is a matter of speed and acceleration; the rest is noise.
+    frames = torch.arange(1.0, num_frames + 1, device=path.device)
     curve = torch.stack([frames, frames**2], dim=1)
-    rest[..., :3] = curve @ (torch.linalg.pinv(curve) @ rest[..., :3])
-    # Left and right are alike: a mirrored clip shifts, turns and rolls the other way.
-    rest = torch.cat([rest, rest * rest.new_tensor([-1, 1, 1, -1, 1, -1])])
-    weight = rest.new_tensor([NEARNESS_OF_SHIFTS] * 3 + [1.0] * 3)
+    rest[..., :1] = curve @ (torch.linalg.pinv(curve) @ rest[..., :1])
+    # Left and right are alike: a mirrored clip turns and rolls the other way.
+    rest = torch.cat([rest, rest * rest.new_tensor([1, -1, 1, -1])])
+    weight = rest.new_tensor([NEARNESS_OF_SHIFTS, 1.0, 1.0, 1.0])
     rows = (rest * weight).flatten(1)
     size = rows.norm(dim=1, keepdim=True)
     rows = rows * (UNUSUAL * size.median() / size.clamp_min(1e-9)).clamp(max=1.0)
     amount, deviation, ways = torch.linalg.svd(rows, full_matrices=False)
     found = min(sways, len(ways))
-    out = rest.new_zeros(sways, *camera.shape[1:])
+    out = rest.new_zeros(sways, *path.shape[1:])
     out[:found] = (deviation[:found, None] * ways[:found] / len(rows) ** 0.5).view(
-        found, *camera.shape[1:]
+        found, *path.shape[1:]
     ) / weight
     amounts = rest.new_zeros(sways, speeds)
     amounts[:found] = torch.quantile(amount[:, :found] * len(rows) ** 0.5, places, dim=0).T
