@@ -25,7 +25,7 @@ from seg2vid_cli.camera import (
     slopes_to_px,
 )
 from seg2vid_cli.motion import Course, Memory, Motion, see_from
-from seg2vid_cli.networks.ego_flow import UPRIGHT, Plan
+from seg2vid_cli.networks.ego_flow import UPRIGHT, VEHICLES, Plan
 from seg2vid_cli.warp import backward_warp, nearest_warp
 
 # Visibility is soft, and a mix of two sources is blurred: between these bounds it is made steep.
@@ -72,20 +72,23 @@ class Composite:
         pictures: `(T, C, H, W)`: the mean of what keyframes give, black where that is nothing.
         planes: `(1, K, H, W)`, label planes of the last frame.
         seen: `(T, 1, H, W)`: 1 = found in a keyframe.
-        things: `(T, 1, H, W)`, share of upright things, where depth is known; else 0.
         keyframes: The keyframes as the last frame finds them, by what they give it.
         flow_px: `(T, 2, H, W)`, to the source frame.
         forward_flow_px: `(T, 2, H, W)`, from it; None where it was not asked for.
-        memory: What is known of the last frame's depth, where the motion network knows depth.
+        things: `(T, 2, H, W)`, share of vehicles and of other upright things; this and what
+            follows where the motion network knows depth.
+        vehicles: `(1, 1, H, W)`, share of vehicles in the source frame.
+        memory: What is known of the last frame's depth.
     """
 
     pictures: Tensor
     planes: Tensor
     seen: Tensor
-    things: Tensor
     keyframes: tuple[tuple[Keyframe, float], ...]
     flow_px: Tensor
     forward_flow_px: Tensor | None
+    things: Tensor | None = None
+    vehicles: Tensor | None = None
     memory: Memory | None = None
 
 
@@ -139,18 +142,16 @@ def compose(keyframes: tuple[Keyframe, ...], motion: Motion) -> Composite:
         # Copies, or every keyframe would hold the flows of a whole pass.
         moved = replace(keyframe, flow_px=flow[-1:].clone(), visible=visible[-1:].clone())
         found.append((moved, float(share[-1:].mean())))
-    return _composite(pictures, planes, left, torch.zeros_like(left), keyframes[-1], found, motion)
+    return _composite(pictures, planes, left, keyframes[-1], found, motion)
 
 
 def _composite(
     pictures: Tensor,
     planes: Tensor,
     left: Tensor,
-    things: Tensor,
     source: Keyframe,
     found: list[tuple[Keyframe, float]],
     motion: Motion,
-    memory: Memory | None = None,
 ) -> Composite:
     """Put together what keyframes gave: sums by their shares, and what share is left."""
     if planes.shape[1]:  # a place that no keyframe has keeps the labels that the source frame gives
@@ -161,11 +162,9 @@ def _composite(
         pictures=pictures,
         planes=planes,
         seen=seen,
-        things=things,
         keyframes=tuple(found),
         flow_px=motion.flow_px,
         forward_flow_px=motion.forward_flow_px,
-        memory=memory,
     )
 
 
@@ -182,7 +181,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
     pictures = motion.flow_px.new_zeros((count, *source.picture.shape[1:]))
     planes = torch.zeros_like(source.planes)
     left = torch.ones_like(motion.visibility)[:, None]
-    things = torch.zeros_like(left)
+    things = torch.zeros_like(motion.flow_px)
     to_source, from_source = torch.zeros_like(motion.flow_px), torch.zeros_like(motion.flow_px)
     found: list[tuple[Keyframe, float]] = []
     memory: Memory | None = None
@@ -209,8 +208,8 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
-            upright = _many(_upright(keyframe.planes), count)
-            things = things + share * backward_warp(upright, flow)
+            own = _many(_things(keyframe.planes), count)
+            things = things + share * backward_warp(own, flow)
         if len(keyframes) > 1:
             leads = _lead(keyframe, course.scale, size).expand(count, -1, -1, -1)
             to_source = to_source + share * (flow + backward_warp(leads, flow))
@@ -241,7 +240,12 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         to_source = torch.where(seen > HIDDEN_BELOW, to_source / seen.clamp_min(1e-3), 0.0)
         back = None if motion.forward_flow_px is None else from_source
         motion = replace(motion, flow_px=to_source, forward_flow_px=back)
-    return _composite(pictures, planes, left, things, source, found, motion, memory)
+    return replace(
+        _composite(pictures, planes, left, source, found, motion),
+        things=things,
+        vehicles=_things(source.planes)[:, :1],
+        memory=memory,
+    )
 
 
 def _lead(keyframe: Keyframe, scale: float, size_hw: tuple[int, int]) -> Tensor:
@@ -318,14 +322,17 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
 
 def _around_things(planes: Tensor) -> Tensor:
     """1 close beside upright things, which colours may run into, `(1, 1, H, W)`."""
-    things = _upright(planes)
+    things = _things(planes).sum(1, keepdim=True)
     around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
     return ((around > HALF) & (things < HALF)).to(planes.dtype)
 
 
-def _upright(planes: Tensor) -> Tensor:
-    """Share of upright things, `(B, 1, H, W)`."""
-    return planes[:, list(UPRIGHT)].sum(1, keepdim=True)
+def _things(planes: Tensor) -> Tensor:
+    """Share of vehicles and of other upright things, `(B, 2, H, W)`; 0 without labels."""
+    if not planes.shape[1]:
+        return planes.new_zeros((len(planes), 2, *planes.shape[-2:]))
+    others = [train_id for train_id in UPRIGHT if train_id not in VEHICLES]
+    return torch.stack([planes[:, list(ids)].sum(1) for ids in (VEHICLES, others)], dim=1)
 
 
 def steepen(visibility: Tensor) -> Tensor:

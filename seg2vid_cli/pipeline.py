@@ -630,8 +630,10 @@ class Pipeline:
                 composites.append(composite)
                 warped.append(composite.pictures)
                 seen.append(composite.seen[:, 0])
-                things = composite.things if motion.course is not None else None
-                filled.append(None if things is None else fill_hidden(warped[-1], seen[-1], things))
+                behind = None
+                if composite.things is not None and composite.vehicles is not None:
+                    behind = fill_hidden(warped[-1], seen[-1], composite.things, composite.vehicles)
+                filled.append(behind)
                 continue
             # The paper's iterative scheme: everything from the source frame.
             picture = held[-1].picture.expand(len(motion.flow_px), -1, -1, -1)

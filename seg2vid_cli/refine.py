@@ -21,26 +21,40 @@ BORDER_PX = 8
 TILE_PX, MARGIN_PX = 128, 32  # multiples of what the network needs
 
 
-def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor) -> Tensor:
-    """Colours of what lies around hidden places and is no upright thing.
+def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor, vehicles: Tensor) -> Tensor:
+    """Colours of what lies around hidden places and is not what hid them.
 
-    Behind a person that walks on there is more of the road and the houses beside it.
+    Behind a person that walks on there is more of the road, of the houses and of the cars beside
+    it; behind a car that drives on there is no more of the car.
 
     Args:
         warped: `(T, C, H, W)` in [0, 1].
         visibility: `(T, H, W)`.
-        things: `(T, 1, H, W)` in [0, 1], share of things.
+        things: `(T, 2, H, W)` in [0, 1], share of vehicles and of other upright things.
+        vehicles: `(1, 1, H, W)` in [0, 1], where vehicles were before: there they hid something.
 
     Returns:
         `(T, C, H, W)`: means of what is nearest, from coarser and coarser pictures; black where a
         whole frame shows nothing.
     """
-    around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
-    known = ((visibility[:, None] > SEEN) & (around < THING)).to(warped.dtype)
     height, width = warped.shape[-2:]
     borders = (0, -width % 2**FILL_LEVELS, 0, -height % 2**FILL_LEVELS)
-    filled = fill_gaps(F.pad(warped, borders), F.pad(known, borders), FILL_LEVELS)
-    return filled[..., :height, :width]
+
+    def fill(left_out: Tensor) -> Tensor:
+        around = _beside(left_out)
+        known = ((visibility[:, None] > SEEN) & (around < THING)).to(warped.dtype)
+        filled = fill_gaps(F.pad(warped, borders), F.pad(known, borders), FILL_LEVELS)
+        return filled[..., :height, :width]
+
+    filled = fill(things.sum(1, keepdim=True))
+    if not things[:, :1].any():
+        return filled
+    return torch.where(_beside(vehicles) < THING, fill(things[:, 1:]), filled)
+
+
+def _beside(share: Tensor) -> Tensor:
+    """The largest share at each pixel and close to it."""
+    return F.max_pool2d(share, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
 
 
 def refine_frames(

@@ -127,16 +127,29 @@ class TestFilling:
     def frame(self):
         warped = torch.full((1, 3, *self.SIZE), 0.25)
         warped[..., 64:] = 0.75
-        things = torch.zeros(1, 1, *self.SIZE)
-        things[..., 20:44, 20:30] = 1
+        things = torch.zeros(1, 2, *self.SIZE)
+        things[:, 1, 20:44, 20:30] = 1
         warped[..., 20:44, 20:30] = 0.0  # a dark person ...
         visibility = torch.ones(1, *self.SIZE)
         visibility[:, 20:44, 30:40] = 0  # ... that was here a moment ago
         return warped, visibility, things
 
+    def none(self, warped):
+        return torch.zeros(1, 1, *warped.shape[-2:])
+
+    def test_behind_a_person_is_more_of_the_bus_and_behind_the_bus_is_none(self):
+        warped, visibility, things = self.frame()
+        warped[..., 10:50, :20] = warped[..., 10:50, 30:60] = 0.75  # a bus
+        things[:, 0, 10:50, :20] = things[:, 0, 10:50, 30:60] = 1
+        hole = np.s_[..., 22:42, 31:39]
+        stood = fill_hidden(warped, visibility, things, self.none(warped))[hole]
+        assert stood.min() > 0.55
+        drove = fill_hidden(warped, visibility, things, things[:, :1] * 0 + 1)[hole]
+        assert drove.max() < 0.5
+
     def test_what_is_hidden_gets_colours_from_around_but_not_of_the_person(self):
         warped, visibility, things = self.frame()
-        filled = fill_hidden(warped, visibility, things)
+        filled = fill_hidden(warped, visibility, things, self.none(warped))
         hole = filled[..., 20:44, 30:40]
         assert hole.min() > 0.2
         assert hole.max() < 0.45
@@ -144,19 +157,24 @@ class TestFilling:
 
     def test_a_frame_that_shows_nothing_is_no_trouble(self):
         warped, visibility, things = self.frame()
-        filled = fill_hidden(warped, torch.zeros_like(visibility), things)
+        filled = fill_hidden(warped, torch.zeros_like(visibility), things, self.none(warped))
         assert filled.abs().max() == 0
 
     @pytest.mark.parametrize("size_hw", [(160, 224), (96, 320), (256, 512)])
     def test_wide_holes_are_filled_at_any_size(self, size_hw):
         warped, visibility = torch.full((2, 3, *size_hw), 0.6), torch.ones(2, *size_hw)
         visibility[..., : size_hw[1] // 2] = 0
-        filled = fill_hidden(warped * visibility[:, None], visibility, torch.zeros(2, 1, *size_hw))
+        filled = fill_hidden(
+            warped * visibility[:, None],
+            visibility,
+            torch.zeros(2, 2, *size_hw),
+            self.none(warped),
+        )
         assert filled.shape == warped.shape
         torch.testing.assert_close(filled, warped)
 
     def refined(self, network, warped, visibility, things):
-        filled = fill_hidden(warped, visibility, things)
+        filled = fill_hidden(warped, visibility, things, self.none(warped))
         noise = torch.zeros(1, 3, *warped.shape[-2:])
         refined = refine_frames(
             network, warped, visibility, noise, keep_visible=True, compute=CPU, filled=filled
@@ -206,7 +224,7 @@ class TestFilling:
             rows = damaged.mean(1, keepdim=True).expand_as(damaged)
             return (40 * rows).sin() / 2 + 0.5
 
-        filled, refined = self.refined(network, warped, visibility, torch.zeros(2, 1, *size_hw))
+        filled, refined = self.refined(network, warped, visibility, torch.zeros(2, 2, *size_hw))
         tile = tuple(min(side, 192) for side in size_hw)  # the first frame needs two of them
         assert {window[2:] for window in windows} == {tile, size_hw}
         mask = visibility[:, None]

@@ -39,6 +39,7 @@ NO_CLASS = 19
 FOOT_PX = 2  # below a thing the ground is really seen
 BESIDE_PX = 4
 WIDEST_PX = 24  # from a foot to what stands on it
+TAKEN_PX = 2  # around a thing: what its colours run into
 RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
 ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
@@ -452,7 +453,8 @@ def take_rims(plan: Plan, classes: Tensor) -> Plan:
         classes: `(B, 1, H, W)`, whole numbers.
     """
     thing = _things(classes)
-    near, place = F.max_pool2d(plan.nearness * thing, 3, 1, 1, return_indices=True)
+    size = 2 * TAKEN_PX + 1
+    near, place = F.max_pool2d(plan.nearness * thing, size, 1, TAKEN_PX, return_indices=True)
     taken = ~thing & (near > RIM_STEP * plan.nearness)
     places = place.flatten(2).expand(-1, plan.velocity.shape[1], -1)
     velocity = plan.velocity.flatten(2).gather(2, places).view_as(plan.velocity)
