@@ -142,9 +142,14 @@ def place(hub, name, revision=None):
 
 
 def state(folder):
-    """Every file's bytes and time of change; links are followed."""
+    """Every file's bytes and time of change, but that of locks: some versions of filelock touch
+    them. Links are followed.
+    """
     files = (path for path in Path(folder).rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    return {
+        str(path): (path.read_bytes(), path.suffix != ".lock" and path.stat().st_mtime_ns)
+        for path in files
+    }
 
 
 def edit(path, data):
