@@ -234,7 +234,9 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         found.append((moved, float(moved.visible.mean())))
     # What is left of something in the midst of what is hidden is worth less than the whole anew.
     around = F.avg_pool2d(1 - left, 2 * CRUMB_PX + 1, 1, CRUMB_PX, count_include_pad=False)
-    left = torch.where(around < HALF, 1.0, left)
+    whole = (around >= HALF).to(left.dtype)
+    left = 1 - (1 - left) * whole
+    pictures, things, planes = pictures * whole, things * whole, planes * whole[-1:]
     if len(keyframes) > 1:
         seen = 1 - left
         to_source = torch.where(seen > HIDDEN_BELOW, to_source / seen.clamp_min(1e-3), 0.0)

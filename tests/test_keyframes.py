@@ -366,8 +366,11 @@ class TestTravel:
         motion.visibility[:, 30, 70:73] = 1  # not worth keeping
         motion.visibility[:, 50:60, 20:22] = 0  # a crack beside what is seen
         (keyframe,) = start_keyframes(picture, self.planes())
-        seen = compose((keyframe,), motion).seen[:, 0]
+        composite = compose((keyframe,), motion)
+        seen = composite.seen[:, 0]
         assert seen[:, 22:38, 62:78].max() == 0
+        assert composite.pictures[..., 22:38, 62:78].max() == 0
+        torch.testing.assert_close(composite.planes, keyframe.planes)  # each place counts once
         assert seen[:, 50:60, 22:].min() == 1
         assert seen[:, :18].min() == 1
 
