@@ -285,7 +285,7 @@ def _courses(
             cautious = keep_distance(
                 replace(plan, velocity=expected[row : row + 1]), classes, focus
             )
-            plan = replace(plan, camera=cautious.camera)
+            plan = replace(plan, camera=steer(cautious.camera[..., 2:], focus))
             pace = scene.pace[row : row + 1]
             courses.append(Course(plan=plan, focus=focus, pace=pace, back=back))
     return courses

@@ -216,12 +216,15 @@ def test_help_never_loads_torch_and_is_quick():
         "finally: print(*sorted({'torch', 'cv2'} & set(sys.modules)), file=sys.stderr)"
     )
     bare = "import typer, rich.console, rich.table, rich.progress"
-    least = min(started(bare)[1] for _ in range(2))
     for command in ([], ["generate"], ["inspect"], ["doctor"], ["train"], ["train", "motion"]):
-        runs = [started(helped, *command, "--help") for _ in range(2)]  # as often as the bare one
-        assert all(loaded.split() == [] for loaded, _ in runs), command
-        # As a ratio: on busy machines the processor's time for the same work grows, too.
-        assert min(seconds for _, seconds in runs) < 4.5 * least, command
+        # As a ratio of two that run side by side: on busy machines the processor's time for the
+        # same work grows, and not evenly. Torch alone would be ten times the bare imports.
+        ratios = []
+        while len(ratios) < 5 and min(ratios, default=9.0) >= 4.5:
+            (loaded, seconds), (_, least) = started(helped, *command, "--help"), started(bare)
+            assert loaded.split() == [], command
+            ratios.append(seconds / least)
+        assert min(ratios) < 4.5, (command, ratios)
 
 
 def test_help_of_generate_has_panels_and_exit_codes():

@@ -308,12 +308,16 @@ class TestUpright:
         torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / len(gradient)))
 
     def test_a_rider_is_as_near_as_the_bicycle(self):
-        classes, (_, _, riding) = self.people()
+        classes, _ = self.people()
         nearness = 0.1 + 0.1 * torch.rand(1, 1, H, W)
         nearness[classes == 18] = 0.3
         made = sit_upright(nearness, classes)
-        assert (made[riding] == 0.3).all()
-        assert torch.equal(made[~riding], nearness[~riding])
+        assert (made[classes == 12] == 0.3).all()
+        assert torch.equal(made[classes != 12], nearness[classes != 12])
+
+    def test_parked_bicycles_in_a_row_are_not_all_as_near_as_the_first(self):
+        classes, nearness = torch.full((1, 1, H, W), 18), torch.rand(1, 1, H, W)
+        assert torch.equal(sit_upright(nearness, classes), nearness)
 
     def test_nobody_is_no_trouble(self):
         values, classes = torch.rand(2, 1, H, W), torch.full((2, 1, H, W), 13)

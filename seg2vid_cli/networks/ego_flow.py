@@ -32,13 +32,15 @@ RIM = 2  # pixels at the border where the network sees too little
 OBJECTS = slice(11, 19)
 UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
 VEHICLES = (13, 14, 15, 16)
-PERSON, RIDDEN = 11, (12, 17, 18)  # rider, motorcycle, bicycle
+PERSON, RIDER = 11, 12
+RIDDEN = (RIDER, 17, 18)  # with motorcycle and bicycle
 GROUND = (0, 1, 9)
 SKY = 10
 NO_CLASS = 19
 FOOT_PX = 2  # below a thing the ground is really seen
 BESIDE_PX = 4
 WIDEST_PX = 24  # from a foot to what stands on it
+REACH_STEPS = 24  # of `BESIDE_PX` to either side: as wide as anybody; a crowd need not be one
 TAKEN_PX = 2  # around a thing: what its colours run into
 RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
 ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
@@ -405,7 +407,7 @@ def move_as_one(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def sit_upright(nearness: Tensor, classes: Tensor) -> Tensor:
-    """Make riders as near as what they ride, whose wheels are on the ground.
+    """Make riders as near as the nearest of what they touch and ride: its wheels are on the ground.
 
     Args:
         nearness: `(B, 1, H, W)`.
@@ -414,7 +416,7 @@ def sit_upright(nearness: Tensor, classes: Tensor) -> Tensor:
     ridden, owners = _owners(classes, (RIDDEN,))
     own = (nearness * ridden).flatten(2)
     nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
-    return torch.where(ridden, nearest.view_as(nearness), nearness)
+    return torch.where(classes == RIDER, nearest.view_as(nearness), nearness)
 
 
 def _owners(classes: Tensor, kinds: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -426,7 +428,8 @@ def _owners(classes: Tensor, kinds: Sequence[Sequence[int]]) -> tuple[Tensor, Te
 
     Returns:
         bool `(B, 1, H, W)`, true on these classes; and for all pixels in a row, `(B, 1, H * W)`,
-        the place of one that stands for all that are connected, across small gaps too.
+        the place of one that stands for all that are connected, across small gaps too, as far as
+        `REACH_STEPS` go.
     """
     masks = [torch.isin(classes, classes.new_tensor(kind)) for kind in kinds]
     those = torch.stack(masks).any(0)
@@ -434,7 +437,7 @@ def _owners(classes: Tensor, kinds: Sequence[Sequence[int]]) -> tuple[Tensor, Te
     number = torch.arange(1.0, those[0].numel() + 1, device=classes.device).view_as(those[0])
     number = number * those
     size, border = (3, 2 * BESIDE_PX + 1), (1, BESIDE_PX)
-    while those.any():  # the largest number of all spreads over what is connected
+    for _ in range(REACH_STEPS if those.any() else 0):  # the largest number of all spreads
         spread = [F.max_pool2d(number * mask, size, 1, border) * mask for mask in masks]
         larger = torch.stack(spread).sum(0)
         larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)

@@ -134,6 +134,8 @@ def latent_scores(pipeline: Pipeline, pairs: Sequence[Pair]) -> dict[str, Any]:
                     )
                     seen = motion.visibility[-1] > 0.5
                     agree.append(float((gap.norm(dim=1)[0] < AGREE_PX)[seen].float().mean()))
+            if inside.all() or not inside.any():
+                continue  # all of it, or nothing, is seen of objects by then
             spread = torch.stack(flows).std(0).norm(dim=0)
             shares.append((float(spread[inside].mean()), float(spread[~inside].mean())))
     (bg_in, bg_out), (fg_in, fg_out) = (
