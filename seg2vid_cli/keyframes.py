@@ -32,7 +32,7 @@ from seg2vid_cli.warp import backward_warp, nearest_warp
 HIDDEN_BELOW, SEEN_ABOVE = 0.05, 0.45
 WHOLLY = 0.999  # of a warped 1: all four pixels that were mixed lie inside
 HANDED_ON = 1.6  # times as large as in a keyframe
-FRINGE_PX = 3
+FRINGE_PX = 3  # things are painted a little larger than their labels
 HALF = 0.5
 OVERLAP_PX = 2  # of what keyframes give, so that no cracks open between them
 LEAST_SHARE = 0.002  # of the picture that a keyframe must still give
@@ -325,8 +325,12 @@ def next_keyframes(composite: Composite, picture: Tensor, *, limit: int) -> tupl
 def _around_things(planes: Tensor) -> Tensor:
     """1 close beside upright things, which colours may run into, `(1, 1, H, W)`."""
     things = _things(planes).sum(1, keepdim=True)
-    around = F.max_pool2d(things, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
-    return ((around > HALF) & (things < HALF)).to(planes.dtype)
+    return ((close_to(things) > HALF) & (things < HALF)).to(planes.dtype)
+
+
+def close_to(share: Tensor) -> Tensor:
+    """The largest share at each pixel and where colours of what is there run to."""
+    return F.max_pool2d(share, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
 
 
 def _things(planes: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from seg2vid_cli.camera import fill_gaps
 from seg2vid_cli.device import Compute, RowLimit
+from seg2vid_cli.keyframes import close_to
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
 
-FRINGE_PX = 3  # things are painted a little larger than their labels
 SEEN = 0.9
 THING = 0.1
 FILL_LEVELS = 6
@@ -41,7 +41,7 @@ def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor, vehicles: Te
     borders = (0, -width % 2**FILL_LEVELS, 0, -height % 2**FILL_LEVELS)
 
     def fill(left_out: Tensor) -> Tensor:
-        around = _beside(left_out)
+        around = close_to(left_out)
         known = ((visibility[:, None] > SEEN) & (around < THING)).to(warped.dtype)
         filled = fill_gaps(F.pad(warped, borders), F.pad(known, borders), FILL_LEVELS)
         return filled[..., :height, :width]
@@ -49,12 +49,7 @@ def fill_hidden(warped: Tensor, visibility: Tensor, things: Tensor, vehicles: Te
     filled = fill(things.sum(1, keepdim=True))
     if not things[:, :1].any():
         return filled
-    return torch.where(_beside(vehicles) < THING, fill(things[:, 1:]), filled)
-
-
-def _beside(share: Tensor) -> Tensor:
-    """The largest share at each pixel and close to it."""
-    return F.max_pool2d(share, 2 * FRINGE_PX + 1, 1, FRINGE_PX)
+    return torch.where(close_to(vehicles) < THING, fill(things[:, 1:]), filled)
 
 
 def refine_frames(
