@@ -119,6 +119,7 @@ def test_what_was_not_trained_before_is_named(command, says):
         ("segmenter --small --perceptual", ("two networks",)),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
+        ("first-frame --sketches", ("guided by edges", "--edges-by")),
         ("first-frame --size 100x50", ("100x50", "multiples of 32")),
         ("refine --clip drive.mp4 --size 320x160", ("320x160", "256x128 times 1, 2, 3")),
         ("refine --clip drive.mp4 --start nonsense", ("nonsense",)),
@@ -203,7 +204,8 @@ def test_training_that_has_had_its_time_ends_well():
 
 
 @pytest.mark.usefixtures("opencv")
-def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
+@pytest.mark.parametrize("guided", [None, "street"])
+def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypatch):
     calls = []
     for part in PARTS:
         monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
@@ -219,6 +221,7 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
         size="512x256",
         device="cpu",
         seed=3,
+        guided=guided,
     )
     order = ["segmenter"] * 3 + ["first_frame", "palette", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
@@ -227,6 +230,8 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
     assert calls[2][1]["perceptual"] is True
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
+    assert calls[3][1]["sketches"] is (guided is not None)
+    assert calls[3][1]["guided"] == calls[4][1]["guided"] == calls[7][1]["base"] == guided
     assert calls[5][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
     assert calls[6][1]["size"] == "512x256"
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
@@ -253,6 +258,8 @@ def test_all_trains_part_by_part_in_order_and_exports(tmp_path, monkeypatch):
         ({"--names": "none.txt"}, ("none.txt", "one picture name a line")),
         ({"--encoding": "nope"}, ("nope",)),
         ({"--device": "nope"}, ("nope",)),
+        ({"--edges-by": "nope"}, ("nope",)),
+        ({"--edges-by": "street-labels"}, ("street-labels", "edges")),
     ],
     ids=str,
 )

@@ -11,8 +11,9 @@ from seg2vid_cli.first_frame import match_colours, paint_first_frame
 from seg2vid_cli.networks.label_unet import DARKEST, LabelUNet, LabelUNetConfig, Palette
 from seg2vid_cli.palette import classes_of, find_places, mean_colours
 from seg2vid_cli.sample import Sample
+from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training.data import Pair
-from seg2vid_cli.training.first_frame import with_colours
+from seg2vid_cli.training.first_frame import tell
 from seg2vid_cli.training.palette import give_palette, measure_palette
 
 ROAD, BUILDING, FENCE, TREE, SIGN, CAR, NOTHING = 0, 2, 4, 8, 7, 13, 19
@@ -108,9 +109,21 @@ def test_places_have_their_mean_colour():
     here = places == places[80, 40]
     wanted = picture[here].mean(0)
     assert np.abs(colours[here] - wanted).max() <= 0.5
-    both = with_colours(picture, ids, rng())
-    assert np.array_equal(both[..., :3], picture)
-    assert np.array_equal(both[..., 3:], colours)
+
+
+@pytest.mark.parametrize("sketch", [False, True])
+def test_a_generator_is_told_colours_and_sketch_of_the_same_houses(sketch):
+    picture = rng().integers(256, size=(128, 256, 3), dtype=np.uint8)
+    ids = street()
+    seed = int(rng().integers(2**63))
+    told = tell(picture, ids, rng(), colours=True, sketch=sketch)
+    assert np.array_equal(told[..., :3], picture)
+    places = find_places(ids, np.random.default_rng(seed))
+    assert np.array_equal(told[..., 3:6], mean_colours(picture, places))
+    edges = sketch_edges(ids, np.random.default_rng(seed)) * 255
+    assert np.array_equal(told[..., 6], edges if sketch else 0 * edges)
+    plain = tell(picture, ids, rng(), colours=False, sketch=sketch)
+    assert np.array_equal(plain, told[..., [0, 1, 2, 6]])
 
 
 class TestPalette:

@@ -41,6 +41,21 @@ def pairs():
     return [Pair(name="a", picture=picture, train_ids=train_ids)]
 
 
+def read_losses(network, made, real, ids, weights, follows=True):
+    """Losses of pictures all of which follow the real ones, or none does."""
+    planes = torch.zeros(len(made), 20, *made.shape[-2:])
+    planes[:, 3, :, : made.shape[-1] // 2] = planes[:, 7, :, made.shape[-1] // 2 :] = 1
+    return perceptual.perceptual_losses(
+        network,
+        made,
+        real,
+        ids,
+        weights,
+        planes=planes,
+        follows=torch.full((len(made),), follows),
+    )
+
+
 def test_scores_come_at_full_size_and_features_at_halves(network):
     frame = torch.rand(2, 3, 64, 96)
     assert network(frame).shape == (2, 19, 64, 96)
@@ -51,8 +66,8 @@ def test_scores_come_at_full_size_and_features_at_halves(network):
 def test_the_same_picture_is_not_apart_and_others_are(network):
     real, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     ids, weights = torch.zeros(2, 32, 32, dtype=torch.long), torch.ones(21)
-    same, _ = perceptual.perceptual_losses(network, real, real, ids, weights)
-    apart, _ = perceptual.perceptual_losses(network, other, real, ids, weights)
+    same, _ = read_losses(network, real, real, ids, weights)
+    apart, _ = read_losses(network, other, real, ids, weights)
     assert same == 0
     wanted = [
         (a - b).abs().mean() / b.mean()
@@ -61,11 +76,29 @@ def test_the_same_picture_is_not_apart_and_others_are(network):
     torch.testing.assert_close(apart, sum(wanted) / len(wanted))
 
 
+def test_of_a_sketched_picture_textures_count_and_not_their_places(network):
+    real = torch.rand(1, 3, 64, 128)
+    ids, weights = torch.zeros(1, 32, 64, dtype=torch.long), torch.ones(21)
+    turned = torch.cat([half.flip(2) for half in real.split(64, dim=3)], 3)
+    swapped = real.roll(64, 3)
+    swapped[..., :64] *= 0.3
+    kinds = {
+        follows: [
+            float(read_losses(network, made, real, ids, weights, follows=follows)[0])
+            for made in (real, turned, swapped)
+        ]
+        for follows in (True, False)
+    }
+    assert kinds[True][0] == kinds[False][0] == 0
+    assert kinds[False][1] < 0.3 * kinds[True][1]
+    assert kinds[False][1] < 0.3 * kinds[False][2]
+
+
 def test_reading_is_the_weighted_cross_entropy_of_known_pixels(network):
     made = torch.rand(1, 3, 64, 64)
     ids = torch.randint(0, 20, (1, 32, 32))
     weights = torch.rand(21)
-    _, read = perceptual.perceptual_losses(network, made, made, ids, weights)
+    _, read = read_losses(network, made, made, ids, weights)
     scores = F.interpolate(
         network.features(made)[-1], size=(32, 32), mode="bilinear", align_corners=False
     ).log_softmax(1)
@@ -81,7 +114,7 @@ def test_reading_is_the_weighted_cross_entropy_of_known_pixels(network):
 def test_a_batch_without_labels_teaches_features_alone(network):
     made = torch.rand(1, 3, 64, 64).requires_grad_()
     ids = torch.full((1, 32, 32), 19)
-    apart, read = perceptual.perceptual_losses(network, made, made.flip(3), ids, torch.ones(21))
+    apart, read = read_losses(network, made, made.flip(3), ids, torch.ones(21))
     assert read == 0
     (gradient,) = torch.autograd.grad(apart + read, made)
     assert gradient.isfinite().all()
@@ -95,7 +128,7 @@ def test_it_is_asked_for_the_names_of_the_data_alone(network, pairs, monkeypatch
     monkeypatch.setattr(data, "LOOKALIKE_PROBABILITY", 1.0)
     asked = []
 
-    def losses(network, made, real, ids, weights):
+    def losses(network, made, real, ids, weights, **_):
         asked.append((ids, weights))
         return made.sum() * 0, made.sum() * 0
 
@@ -108,7 +141,7 @@ def test_it_is_asked_for_the_names_of_the_data_alone(network, pairs, monkeypatch
     assert ids.shape == (2, 32, 32)
     assert (ids == 13).all()
     assert weights[13] > 0
-    planes = task.last[1]
+    planes = task.last.planes
     assert planes[:, 13].sum() == 0
     assert (planes[:, 14:17].sum(1) == 1).all()
 
@@ -121,7 +154,7 @@ def test_painting_learns_to_be_read(network):
     made = real.clone().requires_grad_()
     values = []
     for _ in range(20):
-        _, read = perceptual.perceptual_losses(network, made, real, ids, weights)
+        _, read = read_losses(network, made, real, ids, weights)
         (gradient,) = torch.autograd.grad(read, made)
         values.append(read.item())
         made = (made - 0.02 * gradient.sign()).detach().requires_grad_()

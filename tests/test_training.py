@@ -211,6 +211,37 @@ class TestLosses:
         x = torch.rand(2, 3, 8, 9)
         assert losses.dissimilarity(x, x).abs().max() < 1e-5
 
+    def test_textures_are_means_and_deviations_inside_each_class(self):
+        """Against a loop over pictures, classes and channels."""
+        made, true = torch.rand(2, 3, 6, 8), torch.rand(2, 3, 6, 8)
+        ids = torch.full((2, 12, 16), 19)
+        ids[0, :6], ids[0, 6:, :8], ids[1, :, :10] = 3, 5, 7
+        ids[0, 11, 15] = 2  # too small to count
+        planes = F.one_hot(ids, 20).permute(0, 3, 1, 2).float()
+        wanted = []
+        for picture, classes in enumerate(((3, 5), (7,))):
+            gap = weight = 0.0
+            for name in classes:
+                cells = ids[picture, ::2, ::2] == name
+                root = math.sqrt(cells.sum())
+                for channel in range(3):
+                    a, b = (x[picture, channel][cells] for x in (made, true))
+                    moments = abs(a.mean() - b.mean()) + abs(a.std(False) - b.std(False))
+                    gap += root * moments / 3
+                weight += root
+            wanted.append(gap / weight)
+        torch.testing.assert_close(losses.texture_gap(made, true, planes), torch.stack(wanted))
+        follows = torch.tensor([True, False])
+        both = losses.compare(made, true, planes, follows)
+        torch.testing.assert_close(both, torch.stack([(made - true)[0].abs().mean(), wanted[1]]))
+
+    def test_a_picture_without_labels_has_no_textures(self):
+        planes = F.one_hot(torch.full((1, 8, 8), 19), 20).permute(0, 3, 1, 2).float()
+        made = torch.rand(1, 3, 8, 8).requires_grad_()
+        gap = losses.texture_gap(made, torch.rand(1, 3, 8, 8), planes)
+        assert gap.item() == 0
+        assert torch.autograd.grad(gap.sum(), made)[0].abs().max() == 0
+
     def test_flat_pictures_differ_by_luminance_and_l1(self):
         a, b = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.7)
         luminance = (2 * 0.5 * 0.7 + 1e-4) / (0.25 + 0.49 + 1e-4)
@@ -516,7 +547,15 @@ class TestHalving:
         task.progress = 0.5
         planes = data.to_planes([thin.train_ids])
         picture = data.to_tensor([thin.picture])
-        task.batches = iter([(picture, planes, picture[:, 3:], first_frame.halve(planes))])
+        batch = first_frame.Batch(
+            real=picture,
+            planes=planes,
+            colours=picture[:, 3:],
+            sketches=picture[:, :1],
+            sketched=torch.zeros(len(picture), dtype=torch.bool),
+            known=first_frame.halve(planes),
+        )
+        task.batches = iter([batch])
         weigh = first_frame.class_weights
         monkeypatch.setattr(
             first_frame, "class_weights", lambda ids: taught.append(ids.clone()) or weigh(ids)
@@ -555,11 +594,12 @@ class TestWindows:
 
     def test_training_sees_windows_of_large_pictures(self, tiny_first_frame, pairs):
         task = FirstFrameTask(pairs, size_hw=(160, 288), batch=2)
-        real, planes, colours, _ = next(task.batches)
-        assert colours.shape[1] == 0
+        batch = next(task.batches)
+        assert batch.colours.shape[1] == 0
+        assert not batch.sketched.any()
         task.batches.close()
-        assert real.shape == (2, 3, *first_frame.WINDOW_HW)
-        assert planes.shape == (2, 20, *first_frame.WINDOW_HW)
+        assert batch.real.shape == (2, 3, *first_frame.WINDOW_HW)
+        assert batch.planes.shape == (2, 20, *first_frame.WINDOW_HW)
         assert task.network.config.size_hw == (160, 288)
 
 
@@ -640,9 +680,10 @@ class TestJointStep:
     def task(self, tiny_first_frame, pairs, monkeypatch):
         """A task without chance, in full precision, with one batch; weights change by gradients."""
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge="classes")
-        self.real, self.planes, *known = next(task.batches)
+        batch = next(task.batches)
+        self.real, self.planes = batch.real, batch.planes
         task.batches.close()
-        task.batches = iter([(self.real, self.planes, *known)])
+        task.batches = iter([batch])
         task.progress = 0.5
         task.helpers["judge"].eval()  # its spectral norms stay as they are
         with torch.no_grad():
@@ -709,7 +750,8 @@ class TestJointStep:
         """Against plain least squares and matching, one scale and one layer after the other."""
         judge = first_frame.PatchJudge()
         made = torch.rand_like(self.real).requires_grad_()
-        asked, caught = judge.losses(made, self.real, SimpleNamespace(planes=self.planes))
+        scene = SimpleNamespace(planes=self.planes, follows=torch.ones(2, dtype=torch.bool))
+        asked, caught = judge.losses(made, self.real, scene)
         wanted, known = torch.zeros(()), torch.zeros(())
         pictures, planes = (made, self.real), self.planes
         for scale in judge.scales:
@@ -787,10 +829,11 @@ class TestJointStep:
         task.step()
         told = task.network.stem.weight[:, -3:] - before[:, -3:]
         assert told.abs().max() > 0
-        real, planes, colours, known = next(task.batches)
+        batch = next(task.batches)
+        real, colours = batch.real, batch.colours
         assert real.shape == colours.shape == (2, 3, 64, 64)
-        assert planes.shape == (2, 20, 64, 64)
-        assert known.shape == (2, 32, 32)
+        assert batch.planes.shape == (2, 20, 64, 64)
+        assert batch.known.shape == (2, 32, 32)
         assert (colours - real).abs().mean() < (real - real.mean((2, 3), keepdim=True)).abs().mean()
         assert task.sample_sheet(task.network).size == (2 * 64, 4 * 64)
         average = deepcopy(task.network).requires_grad_(False)
@@ -920,7 +963,7 @@ class TestTasks:
         task.progress = 0.5
         assert all(math.isfinite(value) for value in task.step().values())
         [(planes, style)] = seen  # and no noise
-        real, labels, _ = task.last
+        real, labels = task.last.real, task.last.planes
         with torch.no_grad():
             found = detector(laplacian_edges(real, 0.08))
         assert planes.shape == (2, 21, 64, 64)
@@ -936,6 +979,62 @@ class TestTasks:
         assert all(
             torch.equal(value, before[name]) for name, value in detector.state_dict().items()
         )
+
+    def test_part_of_the_pictures_follow_sketches(
+        self, tiny_first_frame, pairs, detector, monkeypatch
+    ):
+        monkeypatch.setattr(first_frame, "SKETCHED", 0.5)
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=8, detector=detector, sketches=True)
+        seen, judged = [], []
+        task.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+        judge = task.helpers["judge"]
+        losses = judge.losses
+        monkeypatch.setattr(judge, "losses", lambda *a: judged.append(a[2]) or losses(*a))
+        task.progress = 0.5
+        assert all(math.isfinite(value) for value in task.step().values())
+        batch = task.last
+        task.batches.close()
+        assert 0 < batch.sketched.sum() < 8
+        assert torch.equal(judged[0].follows, ~batch.sketched)
+        drawn = batch.sketches.flatten(1).sum(1) > 0
+        assert torch.equal(drawn, batch.sketched)
+        with torch.no_grad():
+            of_real = detector(laplacian_edges(batch.real, 0.08))
+            of_sketch = detector(batch.sketches)
+        for index, along_sketch in enumerate(batch.sketched.tolist()):
+            wanted = (of_sketch if along_sketch else of_real)[index]
+            torch.testing.assert_close(seen[0][index, 20:], wanted, rtol=0, atol=0.05)  # bf16
+        assert (of_real - of_sketch).abs().max() > 0.1
+
+    def test_a_sketched_picture_is_free_in_detail_but_not_in_large_colours(
+        self, tiny_first_frame, pairs, detector, monkeypatch
+    ):
+        """The colours a generator is asked for, told by its loss for pictures it might paint."""
+        noise = (torch.rand(64, 64) - 0.5) * 0.2
+        noise = noise - F.avg_pool2d(noise[None], 16).repeat_interleave(16, 1).repeat_interleave(
+            16, 2
+        )
+        values = {}
+        for sketches in (False, True):
+            monkeypatch.setattr(first_frame, "SKETCHED", float(sketches))
+            for name, change in (("grain", noise), ("light", 0.1)):
+                task = FirstFrameTask(
+                    pairs, size_hw=(64, 64), batch=2, detector=detector, sketches=sketches
+                )
+                task.progress = 0.5
+                monkeypatch.setattr(
+                    task,
+                    "_paint",
+                    lambda network, batch, style, change=change: (
+                        batch.real + change + 0 * style.sum() + 0 * network.stem.weight.sum()
+                    ),
+                )
+                values[sketches, name] = task.step()["colour"]
+                task.batches.close()
+        assert values[False, "light"] == pytest.approx(0.1, abs=1e-3)
+        assert values[True, "light"] == pytest.approx(0.1, abs=1e-3)
+        assert values[False, "grain"] > 0.03
+        assert values[True, "grain"] < 1e-3
 
     def test_a_guided_generator_is_exported_with_the_detector_of_its_base(
         self, tiny_first_frame, pairs, detector, tmp_path, tiny_bundle

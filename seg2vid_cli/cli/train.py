@@ -176,12 +176,24 @@ def first_frame(
     colours: Annotated[
         bool, typer.Option("--colours", help="Tell the generator what colour every house ... has.")
     ] = False,
+    sketches: Annotated[
+        bool,
+        typer.Option(
+            "--sketches",
+            help="Follow sketches in part of the pictures, as where nobody gives edges later.",
+        ),
+    ] = False,
     networks: NetworksOption = None,
 ) -> None:
     """Label map to picture."""
     device = _check(device, batch)
     if not 0 <= keep <= 1 or (keep and start is None):
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
+    if sketches and guided is None:
+        raise InputError(
+            "--sketches are for a generator that is guided by edges",
+            hint="name weights with an edge detector as well: --edges-by street",
+        )
     from seg2vid_cli.networks.label_unet import LabelUNet
     from seg2vid_cli.training.first_frame import (
         COLOURS,
@@ -223,6 +235,7 @@ def first_frame(
         teacher=teacher,
         detector=cast("EdgeDetector | None", detector),
         colours=colours,
+        sketches=sketches,
     )
     train(task, out=out, minutes=minutes)
 
@@ -452,6 +465,14 @@ def everything(
     out: OutOption = Path("runs"),
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
+    guided: Annotated[
+        str | None,
+        typer.Option(
+            "--edges-by",
+            metavar="NAME|DIR",
+            help="Paint along sketches, with the edge detector of these weights, which comes with.",
+        ),
+    ] = None,
 ) -> None:
     """The whole recipe in order, then export; run again, it goes on where it stopped."""
     pairs: dict[str, Any] = {
@@ -464,15 +485,24 @@ def everything(
     spent = {part: minutes * share for part, share in SHARES.items()}
     _check(device)  # all that can be known now, rather than after hours
     of_refinement = _check_recipe(size, clip, output, name)
+    _start(guided, "edges")
     _pairs(**pairs)
     segmenter(**pairs, **shared, minutes=spent["segmenter"])
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
-    first_frame(**pairs, **shared, minutes=spent["first-frame"], size=size, perceptual=True)
-    palette(**pairs, out=out, seed=seed)
+    first_frame(
+        **pairs,
+        **shared,
+        minutes=spent["first-frame"],
+        size=size,
+        perceptual=True,
+        guided=guided,
+        sketches=guided is not None,
+    )
+    palette(**pairs, out=out, seed=seed, guided=guided)
     motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
     refine(**shared, clip=clip, minutes=spent["refine"], size=of_refinement)
-    export(output=output, name=name, out=out)
+    export(output=output, name=name, out=out, base=guided)
 
 
 @app.command()

@@ -11,6 +11,10 @@ Two kinds of judges, chosen with `--judge`:
 A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
 ones: see `seg2vid_cli.training.perceptual`.
 
+A generator that is guided by edges is mostly given a sketch later, whose edges are where no real
+picture has them. So part of the pictures are painted along sketches: what was painted there is
+compared with the real picture by textures class by class and by large colours, not by pixels.
+
 What colour each house or car has, a label map does not say either, so the generator is told the
 mean colour of every place: see `seg2vid_cli.palette`. At the end the colours of real places are
 measured, for others to be drawn.
@@ -47,9 +51,10 @@ from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
 from seg2vid_cli.palette import find_places, mean_colours
+from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training import data, perceptual
 from seg2vid_cli.training.loop import check_start, grid_picture
-from seg2vid_cli.training.losses import kl_to_normal
+from seg2vid_cli.training.losses import compare, kl_to_normal
 from seg2vid_cli.training.palette import CELL_PX, measure_palette
 from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
 
@@ -65,6 +70,8 @@ COLOUR_WEIGHT = 5.0
 # in cells of so many pixels.
 COLOUR_CELL: Mapping[str, int] = {"patches": 1, "classes": 8}
 PATCH_SCALES = 3
+SKETCHED = 0.6  # of the pictures, where sketches are taught
+SKETCHED_COLOUR_CELL = 16
 KL_WEIGHT = 0.02
 WARM_UP = 0.06  # share of the time in which generator and discriminator learn apart
 MIX_WEIGHT = 10.0
@@ -139,6 +146,38 @@ def check_size(size_hw: tuple[int, int]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Labelled pictures to paint.
+
+    Args:
+        real: `(B, 3, H, W)` in [0, 1].
+        planes: `(B, 20, H, W)` one-hot.
+        colours: `(B, 3, H, W)` with the mean colour of every place, or `(B, 0, H, W)`.
+        sketches: `(B, 1, H, W)`, 1 = edge, where a picture is painted along a sketch.
+        sketched: bool `(B,)`, which ones are.
+        known: `(B, H / 2, W / 2)` classes, before any were given the names of look-alikes.
+    """
+
+    real: Tensor
+    planes: Tensor
+    colours: Tensor
+    sketches: Tensor
+    sketched: Tensor
+    known: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to a device, pictures with channels last."""
+        return Batch(
+            **{
+                name: x.to(device, memory_format=torch.channels_last)
+                if x.ndim == 4
+                else x.to(device)
+                for name, x in vars(self).items()
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """What judges know of the places in a batch.
 
@@ -148,6 +187,7 @@ class Scene:
         weights: `(21,)`, from `class_weights`.
         change: Change of colours, the same for real and painted pictures.
         mix: Whether mixed pictures are judged too.
+        follows: bool `(B,)`, whether a painted picture should be the real one pixel by pixel.
     """
 
     planes: Tensor
@@ -155,6 +195,7 @@ class Scene:
     weights: Tensor
     change: ColourChange
     mix: bool
+    follows: Tensor
 
 
 class PatchDiscriminator(nn.Module):
@@ -199,7 +240,7 @@ class PatchJudge(nn.Module):
             on_made, on_real = verdict.float().chunk(2)
             asked.append(((on_made - 1) ** 2).mean())
             caught.append(((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2)
-            matching.append(_matching([f.chunk(2) for f in features]))
+            matching.append(_matching([f.chunk(2) for f in features], scene))
             x = F.avg_pool2d(x, 2)
         match = torch.stack(matching).mean()
         return (
@@ -212,11 +253,18 @@ class PatchJudge(nn.Module):
         return self.losses(made.detach(), real, scene)[1]
 
 
-def _matching(features: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Mean difference of features of painted and real pictures, layer by layer."""
-    return torch.stack(
-        [F.l1_loss(made.float(), true.detach().float()) for made, true in features]
-    ).mean()
+def _matching(features: Sequence[Sequence[Tensor]], scene: Scene) -> Tensor:
+    """How far features of painted pictures are from those of real ones: mean of layers, pictures.
+
+    Args:
+        features: `(B, C, h, w)` of painted and of real pictures.
+        scene: Says which painted pictures follow the real ones pixel by pixel.
+    """
+    layers = [
+        compare(made.float(), true.detach().float(), scene.planes, scene.follows).mean()
+        for made, true in features
+    ]
+    return torch.stack(layers).mean()
 
 
 class DiscriminatorBlock(nn.Module):
@@ -265,7 +313,7 @@ class SegmentationDiscriminator(nn.Module):
         logits, features = self(scene.change(torch.cat(pictures)))
         on_made, on_real, *on_mixed = logits.float().split(len(real))
         asked = F.cross_entropy(on_made, scene.ids, scene.weights, ignore_index=UNLABELLED)
-        matching = _matching([f.split(len(real))[:2] for f in features])
+        matching = _matching([f.split(len(real))[:2] for f in features], scene)
         painted = torch.full_like(scene.ids, PAINTED)
         caught = F.cross_entropy(on_made, painted) + F.cross_entropy(
             on_real, scene.ids, scene.weights, ignore_index=UNLABELLED
@@ -371,6 +419,7 @@ class FirstFrameTask:
         detector: Edge detector, trained and frozen: the generator is guided by the edges of the
             real pictures. None for one that paints from labels alone.
         colours: Whether the generator is told what colour every place has.
+        sketches: Whether it follows sketches in part of the pictures; with a detector only.
     """
 
     name = "first-frame"
@@ -391,8 +440,10 @@ class FirstFrameTask:
         teacher: PerceptualNetwork | None = None,
         detector: EdgeDetector | None = None,
         colours: bool = False,
+        sketches: bool = False,
     ) -> None:
         check_size(size_hw)
+        assert detector is not None or not sketches
         torch.manual_seed(seed)
         self.device = torch.device(device)
         config = generator_config(size_hw)
@@ -414,7 +465,11 @@ class FirstFrameTask:
             }
         )
         self._kind = judge
-        self.settings: Mapping[str, Any] = {"judge": judge, "perceptual": teacher is not None}
+        self.settings: Mapping[str, Any] = {
+            "judge": judge,
+            "perceptual": teacher is not None,
+            "sketches": sketches,
+        }
         for module in (self.network, self.helpers):
             module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
@@ -429,19 +484,27 @@ class FirstFrameTask:
         if teacher is not None:
             teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-        def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            whole = [
-                data.crop_pair(pairs[i], size_hw, rng, zoom=ZOOM)
-                for i in rng.integers(len(pairs), size=batch)
-            ]
-            if colours:  # of whole pictures: a window may show half a house
-                whole = [(with_colours(picture, ids, rng), ids) for picture, ids in whole]
-            crops = [cut_window(picture, ids, rng) for picture, ids in whole]
+        def make(rng: np.random.Generator) -> Batch:
+            pairs_drawn = [pairs[i] for i in rng.integers(len(pairs), size=batch)]
+            sketched = rng.random(batch) < (SKETCHED if sketches else 0)
+            crops = []
+            for pair, along_sketch in zip(pairs_drawn, sketched, strict=True):
+                picture, ids = data.crop_pair(pair, size_hw, rng, zoom=ZOOM)
+                # Of whole pictures: a window may show half a house.
+                told = tell(picture, ids, rng, colours=colours, sketch=along_sketch)
+                crops.append(cut_window(told, ids, rng))
             given = [data.diversify_classes(ids, rng) for _, ids in crops]
-            # What a place is called in the data, for a network that knows no other names.
-            known = halve(data.to_planes([ids for _, ids in crops]))
-            pictures = data.to_tensor([picture for picture, _ in crops])
-            return pictures[:, :3], data.to_planes(given), pictures[:, 3:], known
+            pictures = data.to_tensor([told for told, _ in crops])
+            last = pictures.shape[1] - 1
+            return Batch(
+                real=pictures[:, :3],
+                planes=data.to_planes(given),
+                colours=pictures[:, 3:last],
+                sketches=pictures[:, last:],
+                sketched=torch.from_numpy(sketched),
+                # What a place is called in the data, for a network that knows no other names.
+                known=halve(data.to_planes([ids for _, ids in crops])),
+            )
 
         self.batches = data.prefetch(make, seed)
 
@@ -450,11 +513,9 @@ class FirstFrameTask:
 
         Both losses are read from one pass of the discriminator, each driving its own network.
         """
-        *pictures, known = next(self.batches)
-        real, planes, colours = (
-            x.to(self.device, memory_format=torch.channels_last) for x in pictures
-        )
-        self.last = real, planes, colours
+        self.last = batch = next(self.batches).to(self.device)
+        real, planes = batch.real, batch.planes
+        follows = ~batch.sketched
         self.steps += 1
         ids = halve(planes)
         scene = Scene(
@@ -463,6 +524,7 @@ class FirstFrameTask:
             weights=class_weights(ids),
             change=draw_colour_change(len(real), self.device),
             mix=self.steps % MIX_EVERY == 0,
+            follows=follows,
         )
         judge = cast("PatchJudge | SegmentationDiscriminator", self.helpers["judge"])
         warming = self.progress < WARM_UP
@@ -473,7 +535,7 @@ class FirstFrameTask:
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["style"](real)
             style = draw_style(mean, log_variance)
-            fake = self._paint(self.network, planes, self._edges(real), colours, style)
+            fake = self._paint(self.network, batch, style)
             judged = fake.detach().requires_grad_()
             if warming:
                 asked = judged.sum() * 0
@@ -482,14 +544,23 @@ class FirstFrameTask:
                 asked, caught = judge.losses(judged, real, scene)
             apart = read = judged.new_zeros(())
             if self._perceptual is not None and not warming:
-                known = known.to(self.device)
-                weights = class_weights(known).sqrt()
-                apart, read = perceptual_losses(self._perceptual, judged, real, known, weights)
+                weights = class_weights(batch.known).sqrt()
+                apart, read = perceptual_losses(
+                    self._perceptual,
+                    judged,
+                    real,
+                    batch.known,
+                    weights,
+                    planes=planes,
+                    follows=follows,
+                )
                 asked = asked + perceptual.FEATURE_WEIGHT * apart + perceptual.READ_WEIGHT * read
         (wish,) = torch.autograd.grad(asked, [judged], retain_graph=True)
-        cell = 1 if warming else COLOUR_CELL[self._kind]
-        mine, theirs = (F.avg_pool2d(x.float(), cell) for x in (fake, real))
-        colour = F.l1_loss(mine, theirs)
+        colour = torch.zeros_like(batch.real[:, 0, 0, 0])
+        for some, cell in ((follows, COLOUR_CELL[self._kind]), (~follows, SKETCHED_COLOUR_CELL)):
+            mine, theirs = (F.avg_pool2d(x.float(), 1 if warming else cell) for x in (fake, real))
+            colour = torch.where(some, (mine - theirs).abs().mean((1, 2, 3)), colour)
+        colour = colour.mean()
         kl = kl_to_normal(mean.float(), log_variance.float())
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
@@ -515,10 +586,10 @@ class FirstFrameTask:
         palette = network.palette if isinstance(network, LabelUNet) else None
         styles, places = [], []
         for _ in range(STATISTICS_BATCHES):
-            real, *known = next(self.batches)[:3]
-            styles.append(draw_style(*encoder(real.to(self.device))))
+            batch = next(self.batches)
+            styles.append(draw_style(*encoder(batch.real.to(self.device))))
             if palette is not None:
-                places.append([F.avg_pool2d(x, CELL_PX) for x in known])
+                places.append([F.avg_pool2d(x, CELL_PX) for x in (batch.planes, batch.colours)])
         matched = match_styles(network, torch.cat(styles)).cpu()
         if palette is not None:
             measured = Palette(NUM_CLASSES, STYLE_SIZE)
@@ -533,33 +604,29 @@ class FirstFrameTask:
         forget_statistics(network)
         network.train()
         for _ in range(STATISTICS_BATCHES):
-            real, planes, colours = (x.to(self.device) for x in next(self.batches)[:3])
-            style = torch.randn(len(planes), STYLE_SIZE, device=self.device)
-            self._paint(network, planes, self._edges(real), colours, style)
+            batch = next(self.batches).to(self.device)
+            style = torch.randn(len(batch.planes), STYLE_SIZE, device=self.device)
+            self._paint(network, batch, style)
         network.eval()
 
     @torch.no_grad()
-    def _edges(self, real: Tensor) -> Tensor | None:
-        """What the detector finds in real pictures, `(B, 1, H, W)`."""
+    def _edges(self, batch: Batch) -> Tensor | None:
+        """What the detector finds in real pictures or sketches, `(B, 1, H, W)`."""
         if self._detector is None:
             return None
-        found: Tensor = self._detector(laplacian_edges(real, self._detector.config.threshold))
+        seen = laplacian_edges(batch.real, self._detector.config.threshold)
+        along_sketch = batch.sketched[:, None, None, None]
+        found: Tensor = self._detector(torch.where(along_sketch, batch.sketches.to(seen), seen))
         return found
 
-    def _paint(
-        self,
-        network: nn.Module,
-        planes: Tensor,
-        edges: Tensor | None,
-        colours: Tensor,
-        style: Tensor,
-    ) -> Tensor:
+    def _paint(self, network: nn.Module, batch: Batch, style: Tensor) -> Tensor:
         """Paint with noise, or with edges instead of it, and with colours as far as there are."""
+        planes, edges = batch.planes, self._edges(batch)
         if edges is None:
-            told = torch.cat([planes, colours], dim=1)
+            told = torch.cat([planes, batch.colours], dim=1)
             painted: Tensor = network(told, style, torch.randn_like(planes[:, :1]))
         else:
-            told = torch.cat([planes, edges.to(planes.dtype), colours], dim=1)
+            told = torch.cat([planes, edges.to(planes.dtype), batch.colours], dim=1)
             painted = network(told, style)
         return painted
 
@@ -567,24 +634,46 @@ class FirstFrameTask:
     def sample_sheet(self, network: nn.Module) -> Image.Image:
         """Rows: label maps, real pictures, two samples."""
         colours = torch.tensor([c.colour for c in CLASSES], device=self.device) / 255
-        real, planes, colours_of = (x[:4] for x in self.last)
-        maps = colours[planes.argmax(1)].permute(0, 3, 1, 2)
+        batch = Batch(**{name: tensor[:4] for name, tensor in vars(self.last).items()})
+        maps = colours[batch.planes.argmax(1)].permute(0, 3, 1, 2)
         generator = torch.Generator().manual_seed(1)
-        shape, edges = (2, 1, STYLE_SIZE), self._edges(real)
-        styles = torch.randn(shape, generator=generator).to(self.device)
+        styles = torch.randn((2, 1, STYLE_SIZE), generator=generator).to(self.device)
         samples = [
-            list(self._paint(network, planes, edges, colours_of, style.expand(len(planes), -1)))
+            list(self._paint(network, batch, style.expand(len(batch.planes), -1)))
             for style in styles
         ]
-        return grid_picture([list(maps), list(real), *samples])
+        return grid_picture([list(maps), list(batch.real), *samples])
 
 
-def with_colours(
-    picture: NDArray[np.uint8], train_ids: NDArray[np.uint8], rng: np.random.Generator
+def tell(
+    picture: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    rng: np.random.Generator,
+    *,
+    colours: bool,
+    sketch: bool,
 ) -> NDArray[np.uint8]:
-    """A picture with the mean colours of its places behind it, `(H, W, 6)`."""
-    places = find_places(train_ids, rng)
-    return np.dstack([picture, mean_colours(picture, places)])
+    """A picture with what the generator is told of it behind.
+
+    Args:
+        picture: `(H, W, 3)`.
+        train_ids: `(H, W)`.
+        rng: Decides where houses begin, the same ones for colours and sketch.
+        colours: Whether the mean colours of its places are.
+        sketch: Whether there is a sketch; else that plane is empty.
+
+    Returns:
+        `(H, W, 4)` or `(H, W, 7)`, the sketch last, 255 where an edge is.
+    """
+    seed = int(rng.integers(2**63))
+    planes = [picture]
+    if colours:
+        places = find_places(train_ids, np.random.default_rng(seed))
+        planes.append(mean_colours(picture, places))
+    edges = np.zeros(train_ids.shape, np.bool_)
+    if sketch:
+        edges = sketch_edges(train_ids, np.random.default_rng(seed))
+    return np.dstack([*planes, edges.astype(np.uint8) * 255])
 
 
 def cut_window(

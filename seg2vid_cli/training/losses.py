@@ -1,4 +1,4 @@
-"""Losses of the motion and refinement networks."""
+"""Losses that several trainings share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FEWEST_CELLS = 8.0
 SSIM_SHARE = 0.85  # 0.85 x (1 - SSIM) / 2 + 0.15 x L1, as in the paper
 
 
@@ -34,6 +35,54 @@ def dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     )
     mixed = SSIM_SHARE * ((1 - ssim) / 2).clamp(0, 1) + (1 - SSIM_SHARE) * (a - b).abs()
     return mixed.mean(1, keepdim=True)
+
+
+def compare(made: Tensor, true: Tensor, planes: Tensor, follows: Tensor) -> Tensor:
+    """How far features of painted pictures are from those of real ones.
+
+    Args:
+        made: `(B, C, h, w)`.
+        true: The same shape.
+        planes: `(B, 20, H, W)` one-hot labels.
+        follows: bool `(B,)`: whether a painted picture should be the real one place by place, or
+            only have its textures.
+
+    Returns:
+        `(B,)`.
+    """
+    gaps = (made - true).abs().mean((1, 2, 3))
+    if bool(follows.all()):
+        return gaps
+    return torch.where(follows, gaps, texture_gap(made, true, planes))
+
+
+def texture_gap(made: Tensor, true: Tensor, planes: Tensor) -> Tensor:
+    """Difference of the features' means and standard deviations inside each class.
+
+    Classes weigh as the root of their area; those of less than `FEWEST_CELLS` do not count.
+
+    Args:
+        made: `(B, C, h, w)`.
+        true: The same shape.
+        planes: `(B, 20, H, W)` one-hot labels, H / h = W / w a whole number; the last is unlabelled
+            and does not count.
+
+    Returns:
+        `(B,)`; 0 where no class counts.
+    """
+    shares = F.avg_pool2d(planes[:, :-1].float(), planes.shape[-1] // made.shape[-1])
+    area = shares.sum((2, 3))
+    shares = shares / area.clamp_min(1.0)[:, :, None, None]
+    weights = torch.where(area >= FEWEST_CELLS, area.sqrt(), torch.zeros_like(area))
+    weights = weights / weights.sum(1, keepdim=True).clamp_min(1.0)
+    gaps = torch.zeros_like(weights)
+    moments = []
+    for features in (made, true):
+        mean, square = (torch.einsum("bchw,bkhw->bkc", x, shares) for x in (features, features**2))
+        moments.append((mean, (square - mean**2).clamp_min(1e-6).sqrt()))
+    for mine, theirs in zip(*moments, strict=True):
+        gaps = gaps + (mine - theirs).abs().mean(2)
+    return (gaps * weights).sum(1)
 
 
 def _blur(x: Tensor) -> Tensor:

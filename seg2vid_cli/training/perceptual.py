@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from seg2vid_cli.label_sets import UNLABELLED
 from seg2vid_cli.networks.layers import conv_norm_relu
 from seg2vid_cli.training.loop import load_trained
+from seg2vid_cli.training.losses import compare
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
@@ -82,7 +83,14 @@ class PerceptualNetwork(nn.Module):
 
 
 def perceptual_losses(
-    network: PerceptualNetwork, made: Tensor, real: Tensor, ids: Tensor, weights: Tensor
+    network: PerceptualNetwork,
+    made: Tensor,
+    real: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    *,
+    planes: Tensor,
+    follows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """How far painted pictures look from real ones, and from what they should show.
 
@@ -93,6 +101,8 @@ def perceptual_losses(
         ids: `(B, H / 2, W / 2)` classes, 0-18 and 19 = unlabelled: only such as the network was
             trained on, since of others it says nothing but that they are not there.
         weights: Of the classes, `(19,)` or more.
+        planes: `(B, 20, H, W)` one-hot labels, inside which textures are compared.
+        follows: bool `(B,)`; see `seg2vid_cli.training.losses.compare`.
 
     Returns:
         Mean difference of features, relative to their size in the real pictures; weighted
@@ -102,7 +112,7 @@ def perceptual_losses(
     with torch.no_grad():
         *true, _ = network.features(real.to(made.dtype))
     apart = [
-        F.l1_loss(a.float(), b.float()) / b.float().mean().clamp_min(1e-3)
+        compare(a.float(), b.float(), planes, follows).mean() / b.float().mean().clamp_min(1e-3)
         for a, b in zip(painted, true, strict=True)
     ]
     logits = F.interpolate(

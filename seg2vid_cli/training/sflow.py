@@ -269,6 +269,7 @@ class SFlowTask:
             weights=class_weights(ids),
             change=draw_colour_change(len(real), self.device),
             mix=False,
+            follows=torch.ones(len(real), dtype=torch.bool, device=self.device),
         )
         judge = cast("PatchJudge", self.helpers["judge"])
         with mixed_precision(self.device):
