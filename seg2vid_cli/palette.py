@@ -20,6 +20,7 @@ from seg2vid_cli.sketch import (
     LONGEST_CAR,
     connected_parts,
     find_vanishing_point,
+    find_walls,
     house_numbers,
     house_starts,
     sources,
@@ -46,16 +47,18 @@ def find_places(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
     """
     height, width = shape = train_ids.shape
     centre = find_vanishing_point(train_ids)
-    right = np.broadcast_to(np.arange(width) > centre[1], shape)
+    walls = find_walls(train_ids, centre)
+    right = np.broadcast_to(walls.right, shape)
     within = np.zeros(shape, np.intp)
     starts = house_starts(sources(rng)[0])
+    houses = house_numbers(walls, starts)
     for side in range(NUM_SIDES):
         # Where a house is so many pixels wide, the farther ones go on with its number.
         edges_px = width / 2 / np.maximum(starts[side], 1e-3)
         last = int(np.count_nonzero(-np.diff(edges_px) >= NARROWEST * height))
-        houses = np.minimum(house_numbers(shape, centre, starts[side]), last)
+        number = np.where(walls.faces, houses, np.minimum(houses, last))
         mine = np.isin(train_ids, HOUSES) & (right == bool(side))
-        within[mine] = NUM_SIDES * houses[mine] + side
+        within[mine] = NUM_SIDES * np.broadcast_to(number, shape)[mine] + side
     sides = np.isin(train_ids, BOTH_SIDES)
     within[sides] = right[sides]
     for train_id in APART:

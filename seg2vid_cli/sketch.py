@@ -2,8 +2,9 @@
 
 A generator that is guided by edges paints what a label map does not say, such as windows, leaves
 and lane marks, where edges ask for it. Where nobody gives it any, these do: houses with windows
-along both sides of the street, in perspective; leaves; lane marks; panes, lights and wheels of
-vehicles; the outlines of things. They are a drawing by rules, with nothing learnt in it.
+along both sides of the street, in perspective, and seen from the front where a street ends or
+another one crosses; leaves; lane marks; panes, lights and wheels of vehicles; the outlines of
+things. They are a drawing by rules, with nothing learnt in it.
 
 All lengths are in shares of the frame, so that a sketch is the same at any size, its grain apart.
 """
@@ -11,6 +12,7 @@ All lengths are in shares of the frame, so that a sketch is the same at any size
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -29,7 +31,14 @@ OUTLINES = 0.75  # of the border between two classes
 HORIZON, CENTRE = 0.45, 0.5  # of height and width, where there is no road to tell
 LOWEST_HORIZON = 0.62
 MOST_HOUSES = 60  # on either side
-FINEST_BAY = 9 / 256  # of the height; windows closer together are drawn as grain
+FINEST_BARS = 22 / 256  # of the height; windows closer together have none
+FINEST_HOUSE = 4 / 256  # of the height; narrower houses are drawn as grain
+FAR_BAY = 7 / 256  # of the height; houses have fewer bays where they would be narrower
+EYE_HEIGHT = 0.33  # of the camera above the ground, in distances from the walls beside it
+GROUND = (ROAD, SIDEWALK, 9)  # what a wall can be seen to stand on
+ACROSS = 2.0  # a wall that stands so many times nearer than one beside the street faces the camera
+LOWEST_FOOT = 10 / 256  # of the height, below the vanishing point, for that to be told
+NARROWEST_FRONT = 16 / 256  # of the height
 REFERENCE_HEIGHT = 256
 
 
@@ -50,7 +59,8 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
     edges = np.zeros(shape, np.bool_)
     houses = np.isin(train_ids, (BUILDING, WALL))
     if houses.any():
-        edges |= houses & (draw_houses(shape, centre, of_houses, grain) | (grain < 0.015))
+        walls = find_walls(train_ids, centre)
+        edges |= houses & (draw_houses(shape, centre, walls, of_houses, grain) | (grain < 0.015))
     unit = shape[0] / REFERENCE_HEIGHT
     leaves = 0.6 * smooth_noise(shape, 18 * unit, of_leaves)
     leaves += 0.4 * smooth_noise(shape, 7 * unit, of_leaves)
@@ -83,13 +93,78 @@ def house_starts(rng: np.random.Generator) -> Floats:
     return drawn
 
 
-def house_numbers(
-    shape: tuple[int, ...], centre: tuple[float, float], starts: Floats
-) -> NDArray[np.intp]:
-    """Number of the house that a wall beside the street would belong to, from the camera on."""
-    columns = np.arange(shape[1], dtype=np.float64)
-    depth = shape[1] / 2 / np.maximum(np.abs(columns - centre[1]), 1.0)
-    return np.broadcast_to(np.clip(np.searchsorted(starts, depth), 0, MOST_HOUSES), shape)
+@dataclass(frozen=True, kw_only=True)
+class Walls:
+    """The wall of houses in every column of a map: beside the street, or facing the camera.
+
+    Lengths are in distances of the camera from the walls beside it: such a wall is as deep as it
+    is far from the vanishing point in half widths of the frame, turned over.
+
+    Args:
+        right: bool `(W,)`, which side of the vanishing point it is on.
+        faces: bool `(W,)`, whether it faces the camera.
+        depth: `(W,)`.
+        along: `(W,)`, place along the wall: its depth beside the street; on from there where it
+            turns to face the camera.
+        px_along: `(W,)`, pixels to a unit along the wall.
+    """
+
+    right: Bools
+    faces: Bools
+    depth: Floats
+    along: Floats
+    px_along: Floats
+
+
+def find_walls(train_ids: NDArray[np.uint8], centre: tuple[float, float]) -> Walls:
+    """Tell walls beside the street from such as face the camera, by what they stand on.
+
+    Where the foot of a wall is seen, it says how deep the wall is; one that stands much nearer than
+    a wall beside the street would in that column faces the camera. Behind what hides its foot, a
+    wall goes on as it is on both sides.
+
+    Args:
+        train_ids: uint8 `(H, W)`.
+        centre: Vanishing point, `(y, x)` in pixels.
+    """
+    height, width = train_ids.shape
+    offset = np.arange(width, dtype=np.float64) - centre[1]
+    away = np.maximum(np.abs(offset), 1.0)
+    depth = width / 2 / away
+    along, px_along = depth.copy(), away**2 / (width / 2)
+    houses = np.isin(train_ids, (BUILDING, WALL))
+    foot = np.where(houses.any(0), height - 1 - houses[::-1].argmax(0), -1)
+    below = np.minimum(foot + 1, height - 1)
+    seen = (foot == height - 1) | np.isin(train_ids[below, np.arange(width)], GROUND)
+    seen &= foot >= 0
+    low = foot + 1 - centre[0]
+    faces = seen & (low > np.maximum(EYE_HEIGHT * away * ACROSS, LOWEST_FOOT * height))
+    if seen.any():
+        known = np.flatnonzero(seen)
+        told = faces[known].astype(float)
+        faces = np.interp(np.arange(width), known, told, left=0, right=0) == 1
+    begins = np.flatnonzero(np.diff(faces, prepend=False, append=False)).reshape(-1, 2)
+    for start, end in begins:
+        front = np.s_[start:end]
+        if end - start < NARROWEST_FRONT * height:
+            faces[front] = False
+            continue
+        depth[front] = EYE_HEIGHT * width / 2 / np.median(low[front][seen[front]])
+        px_along[front] = width / 2 / depth[front]
+        along[front] = depth[front] + (np.arange(start, end) - start) / px_along[front]
+    return Walls(right=offset > 0, faces=faces, depth=depth, along=along, px_along=px_along)
+
+
+def house_numbers(walls: Walls, starts: Floats) -> NDArray[np.intp]:
+    """Number of the house in every column, from the camera on, `(W,)`.
+
+    Args:
+        walls: Where they stand.
+        starts: `(2, N)`, from `house_starts`.
+    """
+    both = np.stack([np.searchsorted(row, walls.along) for row in starts])
+    numbers: NDArray[np.intp] = np.where(walls.right, both[1], both[0])
+    return np.clip(numbers, 0, MOST_HOUSES)
 
 
 def find_vanishing_point(train_ids: NDArray[np.uint8]) -> tuple[float, float]:
@@ -107,56 +182,60 @@ def find_vanishing_point(train_ids: NDArray[np.uint8]) -> tuple[float, float]:
 def draw_houses(
     shape: tuple[int, ...],
     centre: tuple[float, float],
+    walls: Walls,
     rng: np.random.Generator,
     grain: Floats,
 ) -> Bools:
     """Two rows of houses along the street, seen in perspective from its middle.
 
-    Of a wall beside the camera, a pixel r from the vanishing point is at a depth of 1 / r, and the
-    height above the eye is the offset upwards times that depth.
+    The height above the eye is the offset upwards from the vanishing point times the depth.
 
     Args:
         shape: Height and width.
         centre: Vanishing point.
+        walls: Where they stand.
         rng: Decides lengths, storeys and windows.
         grain: `(H, W)` in [0, 1], for what is too far away to be drawn.
     """
     height, width = shape
-    y, x = (axis.astype(np.float64) for axis in np.mgrid[:height, :width])
     edges = np.zeros((height, width), np.bool_)
-    from_centre = np.maximum(np.abs(x - centre[1]), 1.0)
-    depth, above = width / 2 / from_centre, -(y - centre[0]) / from_centre
-    for side, starts in zip((-1, 1), house_starts(rng), strict=True):
-        house = house_numbers(shape, centre, starts)
+    above = -(np.arange(height)[:, None] - centre[0]) * walls.depth / (width / 2)
+    both = house_starts(rng)
+    house = house_numbers(walls, both)
+    borders = np.zeros(width, np.bool_)
+    borders[1:] = house[1:] != house[:-1]
+    for right, starts in zip((False, True), both, strict=True):
         front = np.concatenate([[0.0], starts])[house]
         length = np.concatenate([[1.0], np.diff(starts), [0.5]])[house]
 
-        def each(low: float, high: float, house: NDArray[np.intp] = house) -> Floats:
+        def each(low: float, high: float) -> Floats:
             drawn: Floats = rng.uniform(low, high, MOST_HOUSES + 1)[house]
             return drawn
 
         bays, storey = rng.integers(2, 4, MOST_HOUSES + 1)[house], each(0.22, 0.36)
-        across = np.mod((depth - front) / np.maximum(length, 0.05) * bays, 1)
+        house_px = length * walls.px_along
+        bays = np.clip(house_px / (FAR_BAY * height), 1, bays).astype(int)
+        across = np.mod((walls.along - front) / np.maximum(length, 0.05) * bays, 1)
         up = np.mod(above / storey + each(0, 1), 1)
-        left, right, bottom, top = (
+        left, right_end, bottom, top = (
             each(0.22, 0.34),
             each(0.62, 0.78),
             each(0.15, 0.28),
             each(0.66, 0.82),
         )
         bare = each(0, 1) < 0.15
-        window = (across > left) & (across < right) & (up > bottom) & (up < top) & ~bare
+        window = (across > left) & (across < right_end) & (up > bottom) & (up < top) & ~bare
         bars = window & (
-            (np.abs(across - (left + right) / 2) < 0.03) | (np.abs(up - (bottom + top) / 2) < 0.03)
+            (np.abs(across - (left + right_end) / 2) < 0.03)
+            | (np.abs(up - (bottom + top) / 2) < 0.03)
         )
-        shop = (across > 0.12) & (across < 0.88) & (above > -0.33) & (above < -0.02) & ~bare
-        bay_px = length / bays * from_centre**2 / (width / 2)
-        near = bay_px > FINEST_BAY * height
+        shop = (across > 0.12) & (across < 0.88) & (above > -EYE_HEIGHT) & (above < -0.02) & ~bare
         drawn = outline(np.where(above < 0.02, shop, window))
-        drawn |= outline(bars) & (bay_px > 2.5 * FINEST_BAY * height) & (above > 0.02)
+        drawn |= outline(bars) & (house_px / bays > FINEST_BARS * height) & (above > 0.02)
         drawn |= outline(np.mod(above / storey, 1) < 0.5) & (each(0, 1) < 0.25)
-        drawn[:, 1:] |= house[:, 1:] != house[:, :-1]
-        edges |= ((x - centre[1]) * side > 0) & np.where(near, drawn, grain < 0.35)
+        drawn |= borders
+        near = house_px > FINEST_HOUSE * height
+        edges |= (walls.right == right) & np.where(near, drawn, grain < 0.3)
     return edges
 
 

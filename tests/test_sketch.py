@@ -7,7 +7,9 @@ import pytest
 
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.sketch import (
+    ACROSS,
     BUILDING,
+    EYE_HEIGHT,
     FENCE,
     ROAD,
     connected_parts,
@@ -15,6 +17,7 @@ from seg2vid_cli.sketch import (
     draw_lane,
     draw_vehicles,
     find_vanishing_point,
+    find_walls,
     outline,
     sketch_edges,
     smooth_noise,
@@ -101,11 +104,14 @@ def test_a_road_that_starts_low_keeps_the_horizon_in_the_picture():
     assert find_vanishing_point(ids)[0] < 65
 
 
+def draw_along(shape, centre, seed, grain=1.0):
+    """Houses along a street, with nothing in the map that would say how deep they are."""
+    walls = find_walls(np.full(shape, TREES, np.uint8), centre)
+    return draw_houses(shape, centre, walls, rng(seed), np.full(shape, grain))
+
+
 def test_houses_are_the_same_at_twice_the_size():
-    small, large = (
-        draw_houses((k * 128, k * 256), (k * 60.0, k * 128.0), rng(2), np.ones((k * 128, k * 256)))
-        for k in (2, 4)
-    )
+    small, large = (draw_along((k * 128, k * 256), (k * 60.0, k * 128.0), 2) for k in (2, 4))
     halved = large.reshape(256, 2, 512, 2).any((1, 3))
     near = np.zeros_like(halved)
     for dy in (-1, 0, 1):
@@ -119,9 +125,9 @@ def test_houses_are_the_same_at_twice_the_size():
 def test_the_edges_between_storeys_run_to_the_vanishing_point():
     """Along a ray from there, what is drawn of storeys stays; across rays, it changes."""
     centre = (100.0, 256.0)
-    edges = draw_houses((256, 512), centre, rng(1), np.ones((256, 512)))
+    edges = draw_along((256, 512), centre, 1)
     angles = np.linspace(0.2, 0.9, 300)
-    columns = np.arange(330, 510)
+    columns = np.arange(390, 510)  # where windows are large
     rows = np.round(centre[0] - angles[:, None] * (columns - centre[1])).astype(int)
     seen = np.where(rows >= 0, edges[np.maximum(rows, 0), columns[None]], False)
     along = seen.sum(1) / np.maximum((rows >= 0).sum(1), 1)
@@ -131,10 +137,66 @@ def test_the_edges_between_storeys_run_to_the_vanishing_point():
 
 def test_far_houses_are_grain():
     shape, centre = (256, 512), (100.0, 256.0)
-    bare, full = (draw_houses(shape, centre, rng(), np.full(shape, g)) for g in (1.0, 0.0))
+    bare, full = (draw_along(shape, centre, 0, grain) for grain in (1.0, 0.0))
     differ = bare != full
     assert differ[:, 250:256].all()
     assert not differ[:, :60].any()
+
+
+def end_of_a_street(foot: int) -> np.ndarray:
+    """Houses at both sides down to the ground, and one across, whose foot is in a given row."""
+    y, x = np.mgrid[:256, :512]
+    ids = np.full((256, 512), BUILDING, np.uint8)
+    ids[y - 100 > EYE_HEIGHT * np.abs(x - 256)] = ROAD
+    ids[(y < foot) & (np.abs(x - 256) < 80)] = BUILDING
+    ids[:20] = SKY
+    return ids
+
+
+@pytest.mark.parametrize("foot", [140, 180])
+def test_a_wall_across_the_street_faces_the_camera(foot):
+    ids = end_of_a_street(foot)
+    walls = find_walls(ids, (100.0, 256.0))
+    plain = find_walls(np.full_like(ids, TREES), (100.0, 256.0))
+    widest = min(80, (foot - 100) / EYE_HEIGHT / ACROSS)
+    assert np.count_nonzero(walls.faces) == pytest.approx(2 * widest, abs=4)
+    assert walls.faces[256]
+    front = walls.faces
+    assert walls.depth[front] == pytest.approx(EYE_HEIGHT * 256 / (foot - 100))
+    assert np.diff(walls.along[front]) == pytest.approx(1 / walls.px_along[front][0])
+    for name in ("depth", "along", "px_along"):
+        assert np.array_equal(getattr(walls, name)[~front], getattr(plain, name)[~front])
+
+
+def test_windows_of_a_wall_across_are_level_and_upright():
+    edges = draw_houses(
+        (256, 512),
+        (100.0, 256.0),
+        find_walls(end_of_a_street(180), (100.0, 256.0)),
+        rng(3),
+        np.ones((256, 512)),
+    )[:100, 190:320]
+    rows, columns = edges.mean(1), edges.mean(0)
+    assert max(rows.max(), columns.max()) > 0.3
+    assert np.median(rows) < 0.1
+    assert edges.mean() > 0.02
+
+
+def test_behind_what_hides_its_foot_a_wall_goes_on():
+    ids = end_of_a_street(180)
+    seen = find_walls(ids, (100.0, 256.0))
+    ids[150:200, 230:270] = CAR
+    hidden = find_walls(ids, (100.0, 256.0))
+    assert np.array_equal(hidden.faces, seen.faces)
+    assert np.array_equal(hidden.along, seen.along)
+    ids[150:200, :] = CAR
+    assert not find_walls(ids, (100.0, 256.0)).faces.any()
+
+
+def test_a_post_is_no_wall_across():
+    ids = end_of_a_street(100)
+    ids[100:180, 250:260] = BUILDING
+    assert not find_walls(ids, (100.0, 256.0)).faces.any()
 
 
 def test_dashes_narrow_with_the_distance():
