@@ -25,6 +25,7 @@ ROAD, SIDEWALK, BUILDING, WALL, FENCE = 0, 1, 2, 3, 4
 PLANTS = (8, 9)
 VEHICLES = (CAR, TRUCK, BUS, TRAIN) = (13, 14, 15, 16)
 LONGEST_CAR = 3.2  # times its height, from the side
+LONG = 1.6  # times its height
 # Poles, traffic lights and signs, people and two-wheelers: the share of their pixels on an edge.
 GRAIN: Mapping[int, float] = {5: 0.1, 6: 0.15, 7: 0.12, 11: 0.05, 12: 0.08, 17: 0.25, 18: 0.3}
 OUTLINES = 0.75  # of the border between two classes
@@ -259,11 +260,12 @@ def draw_lane(
 
 
 def draw_vehicles(mask: Bools, *, longest: float = np.inf) -> Bools:
-    """Draw a rear view into the box around every connected part of a mask.
+    """Draw a rear view into the box around every connected part of a mask, or a side with panes.
 
     Args:
         mask: bool `(H, W)`.
-        longest: A part that is more times as wide as high is taken for a row of vehicles.
+        longest: A part that is more times as wide as high is taken for a row of vehicles. Without a
+            limit, one that is `LONG` is a bus or the like, seen from the side.
     """
     edges = np.zeros(mask.shape, np.bool_)
     step = max(1, round(4 * mask.shape[0] / REFERENCE_HEIGHT))
@@ -277,7 +279,8 @@ def draw_vehicles(mask: Bools, *, longest: float = np.inf) -> Bools:
         count = 1 if wide <= longest * high else round(1.4 * wide / (longest * high))
         for start, end in pairwise(np.linspace(left, right, count + 1).astype(int)):
             place = np.s_[top:bottom, start:end]
-            edges[place] |= _rear_view(edges[place].shape)
+            long = longest == np.inf and wide > LONG * high
+            edges[place] |= (_side_view if long else _rear_view)(edges[place].shape)
     return edges
 
 
@@ -293,6 +296,18 @@ def _rear_view(shape: tuple[int, ...]) -> Bools:
     edges |= outline((x > 0.38) & (x < 0.62) & (y > 0.66) & (y < 0.76))  # number plate
     edges |= outline(y < 0.5) & (x > 0.05) & (x < 0.95)
     edges |= outline(y < 0.82) & (x > 0.1) & (x < 0.9)
+    return edges
+
+
+def _side_view(shape: tuple[int, ...]) -> Bools:
+    y, x = (axis.astype(np.float64) for axis in np.mgrid[: shape[0], : shape[1]])
+    y, x = (y + 0.5) / shape[0], (x + 0.5) / shape[0]  # both in heights
+    long = shape[1] / shape[0]
+    ends = (x > 0.1) & (x < long - 0.1)
+    edges = outline((y > 0.18) & (y < 0.52) & (np.mod(x, 0.55) > 0.06) & ends)
+    for middle in (0.2 * long, 0.75 * long):
+        edges |= outline(((x - middle) / 0.13) ** 2 + ((y - 0.88) / 0.13) ** 2 < 1)  # wheel
+    edges |= outline(y < 0.66) & ends
     return edges
 
 

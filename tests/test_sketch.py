@@ -225,11 +225,20 @@ def test_every_vehicle_has_a_rear_of_its_own():
 def test_a_long_part_is_a_row_of_cars():
     mask = np.zeros((128, 256), bool)
     mask[64:96, 20:212] = True  # 6 times as wide as high
-    one, row = draw_vehicles(mask), draw_vehicles(mask, longest=3.2)
+    one, row = draw_vehicles(mask, longest=99.0), draw_vehicles(mask, longest=3.2)
     assert row.sum() > one.sum()
     rears = np.split(row[64:96, 20:212], 3, axis=1)
     assert np.array_equal(rears[0], rears[1])
     assert np.array_equal(one, draw_vehicles(mask, longest=6.0))
+
+
+def test_a_bus_from_the_side_has_panes_and_a_car_has_none():
+    mask = np.zeros((128, 256), bool)
+    mask[40:100, 40:220] = True  # 3 times as wide as high
+    bus, car = draw_vehicles(mask)[40:100, 40:220], draw_vehicles(mask, longest=3.2)[40:100, 40:220]
+    posts = [view[20:24].all(0).sum() for view in (bus, car)]
+    assert posts[0] >= 8 > posts[1]
+    assert not np.array_equal(bus[:, :60], bus[:, 60:120])  # not a row of them
 
 
 def test_parts_hang_together_by_their_sides():

@@ -490,20 +490,20 @@ class FirstFrameTask:
             crops = []
             for pair, along_sketch in zip(pairs_drawn, sketched, strict=True):
                 picture, ids = data.crop_pair(pair, size_hw, rng, zoom=ZOOM)
+                given = data.diversify_classes(ids, rng)
                 # Of whole pictures: a window may show half a house.
-                told = tell(picture, ids, rng, colours=colours, sketch=along_sketch)
-                crops.append(cut_window(told, ids, rng))
-            given = [data.diversify_classes(ids, rng) for _, ids in crops]
-            pictures = data.to_tensor([told for told, _ in crops])
+                told = tell(picture, given, rng, colours=colours, sketch=along_sketch)
+                crops.append(cut_window(np.dstack([told, ids]), given, rng))
+            pictures = data.to_tensor([told[..., :-1] for told, _ in crops])
             last = pictures.shape[1] - 1
             return Batch(
                 real=pictures[:, :3],
-                planes=data.to_planes(given),
+                planes=data.to_planes([given for _, given in crops]),
                 colours=pictures[:, 3:last],
                 sketches=pictures[:, last:],
                 sketched=torch.from_numpy(sketched),
                 # What a place is called in the data, for a network that knows no other names.
-                known=halve(data.to_planes([ids for _, ids in crops])),
+                known=halve(data.to_planes([told[..., -1] for told, _ in crops])),
             )
 
         self.batches = data.prefetch(make, seed)
