@@ -21,7 +21,6 @@ from seg2vid_cli.camera import (
     camera_flow,
     camera_growth,
     join,
-    path_at,
     slopes_to_px,
 )
 from seg2vid_cli.motion import Course, Memory, Motion, see_from
@@ -176,7 +175,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
     """
     count, size = len(motion.flow_px), (motion.flow_px.shape[-2], motion.flow_px.shape[-1])
     times = course.plan.camera.new_tensor([float(time) for time in motion.times])
-    way = course.scale * path_at(course.plan.camera, times)
+    way = course.camera_at(times)
     source = replace(keyframes[-1], plan=course.plan, camera=torch.zeros_like(way[:, 0]), age=0.0)
     pictures = motion.flow_px.new_zeros((count, *source.picture.shape[1:]))
     planes = torch.zeros_like(source.planes)

@@ -74,6 +74,13 @@ class Course:
     scale: float = 1.0
     back: bool = False
 
+    def camera_at(self, times: Tensor) -> Tensor:
+        """The camera at moments `(N,)` in frames, `(1, N, 6)`, on an arc however far it goes."""
+        camera = self.plan.camera
+        if self.scale != 1:
+            camera = steer(self.scale * camera[..., 2:], self.focus)
+        return path_at(camera, times)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
@@ -303,7 +310,7 @@ def _drive_on(
     moments = tuple(times or map(Fraction, range(1, plan.camera.shape[1] + 1)))
     at = plan.camera.new_tensor([float(time) for time in moments])
     flow, flow_back, visible, _ = see_from(
-        plan, scale * path_at(plan.camera, at), at, size_hw, scale=scale, forward_flow=forward_flow
+        plan, course.camera_at(at), at, size_hw, scale=scale, forward_flow=forward_flow
     )
 
     def again(times: Sequence[Fraction], scale: float) -> Motion:
