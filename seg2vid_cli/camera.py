@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -19,11 +20,13 @@ from seg2vid_cli.warp import backward_warp, px_to_half_images
 
 FOCAL = 1.9  # focal length in half widths: 55 degrees from left to right
 CLOSEST = 0.15  # of a place's distance: nearer than that nothing comes, it would fill the picture
-SPLATS = 3  # points per pixel and side that are carried along, so that growing things do not tear
-MOST_SPLATS = 7  # where they grow more than so many times; nothing grows much more, see CLOSEST
+# Points per pixel and side that are carried along, so that what grows up to so many times does not
+# tear; nothing grows much more, see CLOSEST.
+SPLATS = (2, 3, 7)
 SAME_SURFACE_PX = 0.5
 SAME_NEARNESS = 0.1
 LOOKS = 3
+FOREIGN = 1e-3  # less than any cell of the same class is worth
 CRUMB_PX = 2  # half the width of gaps that are closed where most around them is known
 FILL_LEVELS = 5  # halvings that holes are filled from
 
@@ -81,7 +84,7 @@ def see(
     """
     with torch.autocast(camera.device.type, enabled=False):
         forward = camera_flow(nearness, camera, velocity, times)
-        forward_px = forward * (FOCAL * forward.shape[-1] / 2)
+        forward_px = slopes_to_px(forward)
         growth = camera_growth(nearness, camera, velocity, times)
         flow_px, visible, visible_back = carry(forward_px, nearness, growth)
     videos = forward.shape[:2]
@@ -164,15 +167,53 @@ def _rotation(turns: Tensor) -> Tensor:
     return out
 
 
-def slopes_to_px(flow: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Slopes `(B, 2, h, w)` to pixels of another size, `(B, 2, H, W)`; corners stay corners."""
-    height, width = flow.shape[-2:]
-    px = flow * (FOCAL * width / 2)
-    if (height, width) == size_hw:
-        return px
-    large = F.interpolate(px, size=size_hw, mode="bilinear", align_corners=True)
-    step = [(n - 1) / (m - 1) for n, m in zip(size_hw[::-1], (width, height), strict=True)]
-    return large * large.new_tensor(step).view(1, 2, 1, 1)
+def slopes_to_px(flow: Tensor) -> Tensor:
+    """Slopes `(..., H, W)` to pixels."""
+    return flow * (FOCAL * flow.shape[-1] / 2)
+
+
+def enlarge(values: Tensor, classes: Tensor, fine_classes: Tensor) -> Tensor:
+    """Bring what is known of places to a finer picture, whose labels tell where surfaces end.
+
+    Every pixel mixes the cells around it that are of its class and on the surface of the nearest of
+    these; where there is none of its class, it takes those of the surface of its own cell.
+
+    Args:
+        values: `(1, C, h, w)`, nearness first.
+        classes: `(1, 1, h, w)`, whole numbers.
+        fine_classes: `(1, 1, H, W)`, H / h = W / w a whole number.
+
+    Returns:
+        `(1, C, H, W)`.
+    """
+    factor = fine_classes.shape[-1] // classes.shape[-1]
+    if factor == 1:
+        return values
+    height, width = fine_classes.shape[-2:]
+    place = (torch.arange(factor, device=values.device) + 0.5) / factor - 0.5  # in its cell
+    down, across = place.repeat(height // factor)[:, None], place.repeat(width // factor)
+    table = F.pad(torch.cat([values, classes.to(values.dtype)], dim=1), (1, 1, 1, 1), "replicate")
+    cells = []
+    for y, x in sorted(product((-1, 0, 1), repeat=2), key=lambda step: (step != (0, 0), step)):
+        there = table[..., 1 + y : 1 + y + height // factor, 1 + x : 1 + x + width // factor]
+        there = there.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        apart = (down - y).abs(), (across - x).abs()
+        weight = (1 - apart[0]).clamp_min(0) * (1 - apart[1]).clamp_min(0)
+        close = 1 / (1 + apart[0] ** 2 + apart[1] ** 2)
+        cells.append((there, weight, close * (there[:, -1:] == fine_classes)))
+    best, closest = cells[0][0], cells[0][2].clamp_min(FOREIGN)
+    for there, _, close in cells[1:]:
+        best = torch.where(close > closest, there, best)
+        closest = torch.maximum(close, closest)
+    # From cell to cell, ground and walls beside the camera come nearer by at most so much.
+    step = SAME_NEARNESS * best[:, :1] + 2 / (FOCAL * width / factor / 2)
+    total, whole = torch.zeros_like(best), torch.zeros_like(closest)
+    for there, weight, _ in cells:
+        same = (there[:, -1:] == best[:, -1:]) & ((there[:, :1] - best[:, :1]).abs() < step)
+        total = total + weight * same * there
+        whole = whole + weight * same
+    mixed = torch.where(whole > 0, total / whole.clamp_min(FOREIGN), best)
+    return mixed[:, :-1]
 
 
 def path_at(camera: Tensor, times: Tensor) -> Tensor:
@@ -335,9 +376,10 @@ def _carry(forward_px: Tensor, nearness: Tensor, steps: Tensor) -> tuple[Tensor,
     # the place that it came from.
     order = (nearness[0] * 2**24).long().clamp(0, 2**30) * 2**32 + (y * width + x)
     winners = torch.full((height * width + 1,), -1, dtype=torch.int64, device=device)
-    wide, high = steps.clamp(1, MOST_SPLATS)
-    few = (wide <= SPLATS) & (high <= SPLATS)
-    for splats, those in ((SPLATS, few), (MOST_SPLATS, ~few)):
+    wide, high = steps.clamp(1, SPLATS[-1])
+    larger, below = torch.maximum(wide, high), 0
+    for splats in SPLATS:
+        those, below = (larger > below) & (larger <= splats), splats
         at_x, at_y, numbers, w, h = (v[those] for v in (new_x, new_y, order, wide, high))
         parts = [(part + 0.5) / splats - 0.5 for part in range(splats)] if len(numbers) else []
         for right in parts:

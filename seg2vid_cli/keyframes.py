@@ -173,7 +173,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
     Flows that are composed pass by pass take a thin thing apart. A keyframe with depth stays one
     scene for as long as it is held, and gives what no older one has: its `own`.
     """
-    count, size = len(motion.flow_px), (motion.flow_px.shape[-2], motion.flow_px.shape[-1])
+    count = len(motion.flow_px)
     times = course.plan.camera.new_tensor([float(time) for time in motion.times])
     way = course.camera_at(times)
     source = replace(keyframes[-1], plan=course.plan, camera=torch.zeros_like(way[:, 0]), age=0.0)
@@ -195,7 +195,6 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
                 keyframe.plan,
                 cameras,
                 moments,
-                size,
                 scale=course.scale,
                 forward_flow=forward is not None,
             )
@@ -210,7 +209,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
             own = _many(_things(keyframe.planes), count)
             things = things + share * backward_warp(own, flow)
         if len(keyframes) > 1:
-            leads = _lead(keyframe, course.scale, size).expand(count, -1, -1, -1)
+            leads = _lead(keyframe, course.scale).expand(count, -1, -1, -1)
             to_source = to_source + share * (flow + backward_warp(leads, flow))
             if forward is not None:
                 begins = keyframe.flow_px.expand(count, -1, -1, -1)
@@ -221,7 +220,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         growth = camera_growth(plan.nearness, *end, moments[-1:])[:, 0]
         memory = _both(memory, _remember(plan, growth, cameras[:, -1], flow, share, course))
         # What has become much larger goes on from a newer picture, which has been repaired.
-        fine = F.interpolate((growth < HANDED_ON).float(), size=size)
+        fine = (growth < HANDED_ON).float()
         moved = replace(
             keyframe,
             flow_px=flow[-1:].clone(),
@@ -249,14 +248,14 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
     )
 
 
-def _lead(keyframe: Keyframe, scale: float, size_hw: tuple[int, int]) -> Tensor:
+def _lead(keyframe: Keyframe, scale: float) -> Tensor:
     """How far each pixel of a keyframe has moved in the source frame, `(1, 2, H, W)` in pixels."""
     assert keyframe.plan is not None
     assert keyframe.camera is not None
     plan = keyframe.plan
     age = keyframe.camera.new_tensor([keyframe.age])
     flow = camera_flow(plan.nearness, keyframe.camera[:, None], scale * plan.velocity, age)
-    return slopes_to_px(flow[:, 0], size_hw)
+    return slopes_to_px(flow[:, 0])
 
 
 def _remember(
@@ -264,22 +263,17 @@ def _remember(
 ) -> Memory:
     """What a keyframe says of depth in the last frame of a pass; see `Memory`."""
     nearness = plan.nearness * growth
-    height, width = nearness.shape[-2:]
-    small = F.interpolate(flow_px[-1:], size=(height, width), mode="bilinear", align_corners=True)
-    step = [(n - 1) / (m - 1) for n, m in zip((width, height), flow_px.shape[:-3:-1], strict=True)]
-    small = small * small.new_tensor(step).view(1, 2, 1, 1)
-    there, inside = nearest_warp(torch.cat([nearness, plan.velocity], dim=1), small)
-    smooth = backward_warp(nearness, small)
+    there, inside = nearest_warp(torch.cat([nearness, plan.velocity], dim=1), flow_px[-1:])
+    smooth = backward_warp(nearness, flow_px[-1:])
     # Between pixels only on one surface: half-way from a car to a house there is nothing.
     same = (smooth - there[:, :1]).abs() < SAME_NEARNESS * there[:, :1]
     yaw = camera[:, 3].view(-1, 1, 1, 1)
     right, ahead = there[:, 1:2], there[:, 2:]
     turned = yaw.cos() * right - yaw.sin() * ahead, yaw.sin() * right + yaw.cos() * ahead
-    sure = F.interpolate(share[-1:], size=(height, width), mode="bilinear", align_corners=True)
     return Memory(
         nearness=torch.where(same, smooth, there[:, :1]),
         velocity=torch.cat(turned, dim=1),
-        known=inside & (sure > HALF),
+        known=inside & (share[-1:] > HALF),
         focus=course.focus,
         pace=course.pace,
         back=not course.back,

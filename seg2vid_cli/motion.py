@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.camera import keep_distance, path_at, see
+from seg2vid_cli.camera import enlarge, keep_distance, path_at, see
 from seg2vid_cli.device import Compute, RowLimit
 from seg2vid_cli.label_sets import NUM_BACKGROUND, UNLABELLED
 from seg2vid_cli.networks.ego_flow import (
@@ -31,18 +31,17 @@ MotionNetwork = Seg2VidFlow | EgoFlow
 
 FARTHEST = 1e-3  # nearness; what is less near counts as that
 OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
-PARTS_PX = 1.5  # from one pixel to the next: more is another surface
 EVEN = 4  # numbers of the camera, the speed and its main sways, that variants spread over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Memory:
-    """What is known of a scene from the pictures before this one, at the network's size.
+    """What is known of a scene from the pictures before this one.
 
     Args:
-        nearness: `(1, 1, h, w)`, see `seg2vid_cli.networks.ego_flow.Plan`.
-        velocity: `(1, 2, h, w)`, as well.
-        known: bool `(1, 1, h, w)`, whether both are known there.
+        nearness: `(1, 1, H, W)`, see `seg2vid_cli.networks.ego_flow.Plan`.
+        velocity: `(1, 2, H, W)`, as well.
+        known: bool `(1, 1, H, W)`, whether both are known there.
         focus: `(1, 2)`, where the camera drives to.
         pace: `(1, 1)`, how fast.
         back: Whether the camera sways back next, see `sway_back`.
@@ -58,7 +57,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Course:
-    """Depth and a camera that drives through it, at the network's size.
+    """Depth and a camera that drives through it.
 
     Args:
         plan: Of one picture.
@@ -225,9 +224,17 @@ def predict_motion(
     def predict(first: int, last: int) -> list[Motion]:
         own = features if len(frame) == 1 else [x[first:last] for x in features]
         if isinstance(network, EgoFlow):
-            courses = _courses(network, own, latents[first:last], memories[first:last], compute)
+            classes = planes.argmax(1, keepdim=True).expand(len(frame), -1, -1, -1)
+            courses = _courses(
+                network,
+                own,
+                classes if len(frame) == 1 else classes[first:last],
+                latents[first:last],
+                memories[first:last],
+                compute,
+            )
             with compute.run(network):
-                return [_drive_on(c, size, forward_flow=forward_flow) for c in courses]
+                return [_drive_on(course, forward_flow=forward_flow) for course in courses]
         with compute.run(network):
             output = network.decode(own, latents[first:last], both_ways=forward_flow)
         offsets = _offsets(output)
@@ -253,11 +260,17 @@ def predict_motion(
 def _courses(
     network: EgoFlow,
     encoded: Sequence[Tensor],
+    classes: Tensor,
     latents: Tensor,
     memories: Sequence[Memory | None],
     compute: Compute,
 ) -> list[Course]:
-    """Courses for some latents, of one picture each or all of one; cameras go on as they began."""
+    """Courses for some latents, of one picture each or all of one; cameras go on as they began.
+
+    The network looks at small pictures; depth is then brought to the size of their `classes`, since
+    a border that is drawn coarsely falls into steps when it comes near.
+    """
+    classes = classes.expand(len(latents), -1, -1, -1)
     scene = Scene.of([x.expand(len(latents), *x.shape[1:]) for x in encoded])
     for name in ("focus", "pace"):
         rows = getattr(scene, name).clone()
@@ -274,6 +287,11 @@ def _courses(
         courses = []
         for row in range(len(latents)):
             plan, focus = plans.row(row), scene.focus[row : row + 1]
+            own_classes = classes[row : row + 1]
+            known_here = torch.cat([plan.nearness, plan.velocity, expected[row : row + 1]], dim=1)
+            large = enlarge(known_here.float(), scene.classes[row : row + 1], own_classes)
+            nearness, velocity, usually = large.split([1, 2, 2], dim=1)
+            plan = replace(plan, nearness=nearness, velocity=velocity)
             memory = memories[row] if memories else None
             if back := memory is not None and memory.back:
                 plan = replace(plan, camera=steer(sway_back(plan.camera[..., 2:]), focus))
@@ -287,11 +305,8 @@ def _courses(
                     nearness=torch.where(memory.known, memory.nearness, plan.nearness * times),
                     velocity=torch.where(memory.known, memory.velocity, plan.velocity / times),
                 )
-            classes = scene.classes[row : row + 1]
-            plan = take_rims(plan, classes)
-            cautious = keep_distance(
-                replace(plan, velocity=expected[row : row + 1]), classes, focus
-            )
+            plan = take_rims(plan, own_classes)
+            cautious = keep_distance(replace(plan, velocity=usually), own_classes, focus)
             plan = replace(plan, camera=steer(cautious.camera[..., 2:], focus))
             pace = scene.pace[row : row + 1]
             courses.append(Course(plan=plan, focus=focus, pace=pace, back=back))
@@ -300,7 +315,6 @@ def _courses(
 
 def _drive_on(
     course: Course,
-    size_hw: tuple[int, int],
     *,
     forward_flow: bool,
     times: Sequence[Fraction] | None = None,
@@ -310,12 +324,12 @@ def _drive_on(
     moments = tuple(times or map(Fraction, range(1, plan.camera.shape[1] + 1)))
     at = plan.camera.new_tensor([float(time) for time in moments])
     flow, flow_back, visible, _ = see_from(
-        plan, course.camera_at(at), at, size_hw, scale=scale, forward_flow=forward_flow
+        plan, course.camera_at(at), at, scale=scale, forward_flow=forward_flow
     )
 
     def again(times: Sequence[Fraction], scale: float) -> Motion:
         other = replace(course, scale=scale)
-        return _drive_on(other, size_hw, forward_flow=forward_flow, times=times)
+        return _drive_on(other, forward_flow=forward_flow, times=times)
 
     return Motion(
         flow_px=flow,
@@ -331,7 +345,6 @@ def see_from(
     plan: Plan,
     camera: Tensor,
     times: Tensor,
-    size_hw: tuple[int, int],
     *,
     scale: float,
     forward_flow: bool,
@@ -342,7 +355,6 @@ def see_from(
         plan: Of the picture; its own camera plays no part.
         camera: `(1, T, 6)`, see `seg2vid_cli.camera.camera_flow`.
         times: `(T,)`, in frames since the picture.
-        size_hw: Size to return.
         scale: How many times as far objects go.
         forward_flow: Whether flows from the picture are wanted too.
 
@@ -352,44 +364,15 @@ def see_from(
         be seen.
     """
     output = see(plan.nearness, camera, scale * plan.velocity, times, both_ways=forward_flow)
-    whole = output.flow, output.flow_back, output.visibility
-    flow, flow_back, visible = _full_size(whole, size_hw)
-    seen_back = _stretch(output.visibility_back[:, None], size_hw)[0, 0, :, None]
-    flow, visible = _part(flow[0], output.flow, visible[0, :, None], output.visibility)
-    if flow_back is not None:
-        flow_back, seen_back = _part(
-            flow_back[0], output.flow_back, seen_back, output.visibility_back
-        )
-        flow_back = flow_back * (seen_back > 0)
-    return flow * (visible > 0), flow_back, visible[:, 0], seen_back
-
-
-def _part(
-    flow_px: Tensor, offset: Tensor | None, visible: Tensor, seen: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Let every pixel move with one surface: half-way between two there is somebody else's colour.
-
-    Args:
-        flow_px: `(T, 2, H, W)`, enlarged.
-        offset: `(1, 2, T, h, w)` in half-images, what it was enlarged from.
-        visible: `(T, 1, H, W)`, enlarged.
-        seen: `(1, T, h, w)`, what that was enlarged from.
-
-    Returns:
-        Both, where neighbours part from the nearest of them.
-    """
-    assert offset is not None
-    height, width = flow_px.shape[-2:]
-    if offset.shape[-2:] == (height, width):
-        return flow_px, visible
-    rows, columns = (
-        torch.arange(large, device=flow_px.device).mul((small - 1) / (large - 1)).round().long()
-        for large, small in zip((height, width), offset.shape[-2:], strict=True)
+    flow, flow_back = (
+        None if each is None else half_images_to_px(each)[0].transpose(0, 1)
+        for each in (output.flow, output.flow_back)
     )
-    nearest = half_images_to_px(offset[..., rows[:, None], columns])[0].transpose(0, 1)
-    parts = (flow_px - nearest).abs().amax(1, keepdim=True) > PARTS_PX
-    nearest_seen = seen[0, :, None, rows[:, None], columns]
-    return torch.where(parts, nearest, flow_px), torch.where(parts, nearest_seen, visible)
+    assert flow is not None
+    visible, seen_back = output.visibility[0], output.visibility_back[0, :, None]
+    if flow_back is not None:
+        flow_back = flow_back * (seen_back > 0)
+    return flow * (visible[:, None] > 0), flow_back, visible, seen_back
 
 
 Offsets = tuple[Tensor, Tensor | None, Tensor]  # flow, flow back, visibility

@@ -295,9 +295,7 @@ class TestTravel:
         times = tuple(times)
         at = torch.tensor([float(t) for t in times])
         camera = scale * path_at(plan.camera, at)
-        flow, back, visible, _ = see_from(
-            plan, camera, at, self.SIZE, scale=scale, forward_flow=True
-        )
+        flow, back, visible, _ = see_from(plan, camera, at, scale=scale, forward_flow=True)
         course = Course(plan=plan, focus=torch.zeros(1, 2), pace=torch.ones(1, 1), scale=scale)
         return Motion(
             flow_px=flow, forward_flow_px=back, visibility=visible, times=times, course=course
@@ -326,9 +324,7 @@ class TestTravel:
         # The second pass goes on in the camera's own direction, so this holds but for small turns.
         camera = first + torch.tensor(self.STEP) * frames
         at = self.FRAMES + frames[:, 0]
-        flow, _, visible, _ = see_from(
-            plan, camera[None], at, self.SIZE, scale=1.0, forward_flow=False
-        )
+        flow, _, visible, _ = see_from(plan, camera[None], at, scale=1.0, forward_flow=False)
         keyframes = start_keyframes(picture, self.planes())
         alone = compose(keyframes, moved(flow, visible))
         both = ((alone.seen > 0.99) & (second.seen > 0.99)).expand_as(alone.pictures)

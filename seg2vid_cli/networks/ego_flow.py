@@ -41,7 +41,7 @@ FOOT_PX = 2  # below a thing the ground is really seen
 BESIDE_PX = 4
 WIDEST_PX = 24  # from a foot to what stands on it
 REACH_STEPS = 24  # of `BESIDE_PX` to either side: as wide as anybody; a crowd need not be one
-TAKEN_PX = 2  # around a thing: what its colours run into
+TAKEN = 3 / 256  # of the height, around a thing: what its colours run into
 RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
 ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
@@ -456,8 +456,8 @@ def take_rims(plan: Plan, classes: Tensor) -> Plan:
         classes: `(B, 1, H, W)`, whole numbers.
     """
     thing = _things(classes)
-    size = 2 * TAKEN_PX + 1
-    near, place = F.max_pool2d(plan.nearness * thing, size, 1, TAKEN_PX, return_indices=True)
+    px = max(1, round(TAKEN * classes.shape[-2]))
+    near, place = F.max_pool2d(plan.nearness * thing, 2 * px + 1, 1, px, return_indices=True)
     taken = ~thing & (near > RIM_STEP * plan.nearness)
     places = place.flatten(2).expand(-1, plan.velocity.shape[1], -1)
     velocity = plan.velocity.flatten(2).gather(2, places).view_as(plan.velocity)
