@@ -69,7 +69,7 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
     bars = np.arange(shape[1]) // max(2, round(3 * unit)) % 2 == 0
     bars = outline(np.broadcast_to(bars, shape))
     edges |= (train_ids == FENCE) & ((bars & (grain < 0.8)) | (grain < 0.1))
-    edges |= (train_ids == ROAD) & (draw_lane(shape, centre, of_lane) | (grain < 0.004))
+    edges |= (train_ids == ROAD) & draw_lane(shape, centre, of_lane)
     edges |= (train_ids == SIDEWALK) & (grain < 0.01)
     for train_id, share in GRAIN.items():
         edges |= (train_ids == train_id) & (grain < share)
