@@ -222,16 +222,12 @@ def predict_motion(
         features = network.encode(compute.lay_out(small), compute.lay_out(small_planes))
 
     def predict(first: int, last: int) -> list[Motion]:
-        own = features if len(frame) == 1 else [x[first:last] for x in features]
+        whose = slice(None) if len(frame) == 1 else slice(first, last)
+        own = [x[whose] for x in features]
         if isinstance(network, EgoFlow):
-            classes = planes.argmax(1, keepdim=True).expand(len(frame), -1, -1, -1)
+            classes = planes[whose].argmax(1, keepdim=True)
             courses = _courses(
-                network,
-                own,
-                classes if len(frame) == 1 else classes[first:last],
-                latents[first:last],
-                memories[first:last],
-                compute,
+                network, own, classes, latents[first:last], memories[first:last], compute
             )
             with compute.run(network):
                 return [_drive_on(course, forward_flow=forward_flow) for course in courses]
@@ -242,8 +238,7 @@ def predict_motion(
             with compute.run(network):
                 still = network.decode(own, camera[first:last], both_ways=forward_flow)
             objects = small_planes[:, NUM_BACKGROUND:UNLABELLED].sum(1, keepdim=True)
-            objects = objects if len(frame) == 1 else objects[first:last]
-            offsets = _put_together(offsets, _offsets(still), objects.float())
+            offsets = _put_together(offsets, _offsets(still), objects[whose].float())
         flow, flow_back, visible = _full_size(offsets, size)
         return [
             Motion(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seg2vid_cli.sketch import (
     CAR,
+    HOUSES,
     LONGEST_CAR,
     connected_parts,
     find_vanishing_point,
@@ -26,7 +27,6 @@ from seg2vid_cli.sketch import (
     sources,
 )
 
-HOUSES = (2, 3)  # building, wall
 BOTH_SIDES = (4, 8)  # fence, vegetation: one place on each side of the street
 APART = (5, 6, 7, *range(11, 19))  # poles, lights, signs, objects: every connected part
 NUM_SIDES = 2

@@ -22,6 +22,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 ROAD, SIDEWALK, BUILDING, WALL, FENCE = 0, 1, 2, 3, 4
+HOUSES = (BUILDING, WALL)
 PLANTS = (8, 9)
 VEHICLES = (CAR, TRUCK, BUS, TRAIN) = (13, 14, 15, 16)
 LONGEST_CAR = 3.2  # times its height, from the side
@@ -58,7 +59,7 @@ def sketch_edges(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> Bool
     grain = of_grain.random(shape)
     centre = find_vanishing_point(train_ids)
     edges = np.zeros(shape, np.bool_)
-    houses = np.isin(train_ids, (BUILDING, WALL))
+    houses = np.isin(train_ids, HOUSES)
     if houses.any():
         walls = find_walls(train_ids, centre)
         edges |= houses & (draw_houses(shape, centre, walls, of_houses, grain) | (grain < 0.015))
@@ -133,7 +134,7 @@ def find_walls(train_ids: NDArray[np.uint8], centre: tuple[float, float]) -> Wal
     away = np.maximum(np.abs(offset), 1.0)
     depth = width / 2 / away
     along, px_along = depth.copy(), away**2 / (width / 2)
-    houses = np.isin(train_ids, (BUILDING, WALL))
+    houses = np.isin(train_ids, HOUSES)
     foot = np.where(houses.any(0), height - 1 - houses[::-1].argmax(0), -1)
     below = np.minimum(foot + 1, height - 1)
     seen = (foot == height - 1) | np.isin(train_ids[below, np.arange(width)], GROUND)
