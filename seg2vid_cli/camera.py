@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.ego_flow import GROUND, NO_CLASS, SKY, Plan
+from seg2vid_cli.networks.ego_flow import Plan
+from seg2vid_cli.networks.layout import GROUND, NO_CLASS, SKY
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.warp import backward_warp, px_to_half_images
 

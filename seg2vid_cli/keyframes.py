@@ -24,7 +24,8 @@ from seg2vid_cli.camera import (
     slopes_to_px,
 )
 from seg2vid_cli.motion import Course, Memory, Motion, see_from
-from seg2vid_cli.networks.ego_flow import UPRIGHT, VEHICLES, Plan
+from seg2vid_cli.networks.ego_flow import Plan
+from seg2vid_cli.networks.layout import UPRIGHT, VEHICLES
 from seg2vid_cli.warp import backward_warp, nearest_warp
 
 # Visibility is soft, and a mix of two sources is blurred: between these bounds it is made steep.

@@ -18,6 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seg2vid_cli.networks.layers import ConvBlock
+from seg2vid_cli.networks.layout import (
+    OBJECTS,
+    lie_flat,
+    move_as_one,
+    put_on_ground,
+    sit_upright,
+    stand_upright,
+    things,
+    who_is_who,
+)
 
 ENCODER_LEVELS = 5
 EIGHTH = 2  # of the encoder's features, the one that objects are read from
@@ -27,25 +37,8 @@ USUAL_PACE = 0.4  # camera heights per frame, about 30 km/h at 15 frames per sec
 PACES = 3.0  # natural logarithm of how far from that it may be
 SLOW = 0.25  # of the usual speed: what sways even a standing camera
 RIM = 2  # pixels at the border where the network sees too little
-
-# Of the 20 planes.
-OBJECTS = slice(11, 19)
-UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
-VEHICLES = (13, 14, 15, 16)
-PERSON, RIDER = 11, 12
-RIDDEN = (RIDER, 17, 18)  # with motorcycle and bicycle
-GROUND = (0, 1, 9)
-SKY = 10
-NO_CLASS = 19
-FOOT_PX = 2  # below a thing the ground is really seen
-BESIDE_PX = 4
-WIDEST_PX = 24  # from a foot to what stands on it
-REACH_STEPS = 24  # of `BESIDE_PX` to either side: as wide as anybody; a crowd need not be one
 TAKEN = 3 / 256  # of the height, around a thing: what its colours run into
 RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
-ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
-LEVELLED = 2  # times that neighbours in a thing come nearer to each other
-FIXED_POINT = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +91,8 @@ class Scene:
         features: `(B, C, H/8, W/8)`, for the objects.
         objects: `(B, 1, H, W)` in [0, 1], share of object classes.
         classes: `(B, 1, H, W)`, the class that has the largest share.
+        owners: `(B, 1, H * W)`, whose pixels those of people and of what they ride are, see
+            `who_is_who`.
     """
 
     nearness: Tensor
@@ -106,6 +101,7 @@ class Scene:
     features: Tensor
     objects: Tensor
     classes: Tensor
+    owners: Tensor
 
     @classmethod
     def of(cls, encoded: Sequence[Tensor]) -> Scene:
@@ -245,7 +241,10 @@ class EgoFlow(nn.Module):
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
         nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
         classes = planes.argmax(1, keepdim=True)
-        nearness = sit_upright(stand_upright(put_on_ground(nearness, classes), classes), classes)
+        owners = who_is_who(classes)
+        nearness = put_on_ground(lie_flat(nearness, classes), classes)
+        nearness = stand_upright(nearness, classes)
+        nearness = sit_upright(nearness, classes, owners)
         objects = planes[:, OBJECTS].sum(1, keepdim=True).float()
         return Scene(
             nearness=nearness,
@@ -254,6 +253,7 @@ class EgoFlow(nn.Module):
             features=features,
             objects=objects,
             classes=classes,
+            owners=owners,
         )
 
     def plan(self, encoded: Sequence[Tensor], latents: Tensor) -> Plan:
@@ -311,7 +311,7 @@ class EgoFlow(nn.Module):
             velocity, size=scene.objects.shape[-2:], mode="bilinear", align_corners=False
         )
         upright = stand_upright(full.float(), scene.classes)
-        return move_as_one(upright, scene.classes) * scene.objects
+        return move_as_one(upright, scene.classes, scene.owners) * scene.objects
 
 
 def straight_on(speed: Tensor, num_frames: int) -> Tensor:
@@ -362,92 +362,6 @@ def quantiles(tables: Tensor, shares: Tensor) -> Tensor:
     return torch.lerp(tables[rows, low], tables[rows, low + 1], place - low)
 
 
-def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
-    """Make things as near at their top as at their foot, and as fast.
-
-    Every column's run of pixels of one class of thing gets its mean, and neighbours come nearer to
-    each other, so that legs stay with their bodies.
-
-    Args:
-        values: `(B, C, H, W)`.
-        classes: `(B, 1, H, W)`, whole numbers.
-    """
-    runs = _runs(classes).expand_as(values)
-    counts = torch.zeros_like(values).scatter_add(2, runs, torch.ones_like(values)).clamp_min(1)
-    things = _things(classes)
-    alike = [same.to(values.dtype) for same in _alike(classes)]
-    share = torch.stack(alike).sum(0)
-
-    def level(values: Tensor) -> Tensor:
-        return (_sums(values, runs) / counts).gather(2, runs)
-
-    made = level(values)
-    for _ in range(LEVELLED):
-        shifted = zip(_shifted(made), alike, strict=True)
-        made = level(sum((there * same for there, same in shifted), torch.zeros_like(made)) / share)
-    return torch.where(things, made, values)
-
-
-def move_as_one(values: Tensor, classes: Tensor) -> Tensor:
-    """Let everybody go as a whole, and riders with what they ride, or legs would part in the end.
-
-    Args:
-        values: `(B, C, H, W)`.
-        classes: `(B, 1, H, W)`, whole numbers.
-
-    Returns:
-        `values`, but for people and riders the mean of each one, or of a group that touches.
-    """
-    people, owners = _owners(classes, ((PERSON,), RIDDEN))
-    counts = torch.zeros_like(values[:, :1]).flatten(2)
-    counts = counts.scatter_add(2, owners, people.flatten(2).to(values.dtype)).clamp_min(1)
-    owners = owners.expand(-1, values.shape[1], -1)
-    means = (_sums((values * people).flatten(2), owners) / counts).gather(2, owners)
-    return torch.where(people, means.view_as(values), values)
-
-
-def sit_upright(nearness: Tensor, classes: Tensor) -> Tensor:
-    """Make riders as near as the nearest of what they touch and ride: its wheels are on the ground.
-
-    Args:
-        nearness: `(B, 1, H, W)`.
-        classes: `(B, 1, H, W)`, whole numbers.
-    """
-    ridden, owners = _owners(classes, (RIDDEN,))
-    own = (nearness * ridden).flatten(2)
-    nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
-    return torch.where(classes == RIDER, nearest.view_as(nearness), nearness)
-
-
-def _owners(classes: Tensor, kinds: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Whose pixels are whose.
-
-    Args:
-        classes: `(B, 1, H, W)`, whole numbers.
-        kinds: Classes that are asked for, together what may belong to one another.
-
-    Returns:
-        bool `(B, 1, H, W)`, true on these classes; and for all pixels in a row, `(B, 1, H * W)`,
-        the place of one that stands for all that are connected, across small gaps too, as far as
-        `REACH_STEPS` go.
-    """
-    masks = [torch.isin(classes, classes.new_tensor(kind)) for kind in kinds]
-    those = torch.stack(masks).any(0)
-    runs = _runs(torch.where(those, torch.stack(masks).long().argmax(0), -1))
-    number = torch.arange(1.0, those[0].numel() + 1, device=classes.device).view_as(those[0])
-    number = number * those
-    size, border = (3, 2 * BESIDE_PX + 1), (1, BESIDE_PX)
-    for _ in range(REACH_STEPS if those.any() else 0):  # the largest number of all spreads
-        spread = [F.max_pool2d(number * mask, size, 1, border) * mask for mask in masks]
-        larger = torch.stack(spread).sum(0)
-        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
-        larger = larger * those
-        if torch.equal(larger, number):
-            break
-        number = larger
-    return those, (number - 1).clamp_min(0).long().flatten(2)
-
-
 def take_rims(plan: Plan, classes: Tensor) -> Plan:
     """Let the pixels around a thing go with it: its picture is a little larger than its label.
 
@@ -455,7 +369,7 @@ def take_rims(plan: Plan, classes: Tensor) -> Plan:
         plan: Of B pictures.
         classes: `(B, 1, H, W)`, whole numbers.
     """
-    thing = _things(classes)
+    thing = things(classes)
     px = max(1, round(TAKEN * classes.shape[-2]))
     near, place = F.max_pool2d(plan.nearness * thing, 2 * px + 1, 1, px, return_indices=True)
     taken = ~thing & (near > RIM_STEP * plan.nearness)
@@ -468,66 +382,9 @@ def take_rims(plan: Plan, classes: Tensor) -> Plan:
     )
 
 
-def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
-    """Make things as near as the ground they stand on, where it is seen below them.
-
-    Args:
-        nearness: `(B, 1, H, W)`.
-        classes: `(B, 1, H, W)`, whole numbers.
-    """
-    things, runs = _things(classes), _runs(classes)
-    below = F.pad(classes[:, :, 1:], (0, 0, 0, 1), value=NO_CLASS)
-    foot = (things & torch.isin(below, below.new_tensor(GROUND))).to(nearness.dtype)
-    there = F.pad(nearness[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
-    # One foot a run at most, so that the order of sums does not matter.
-    own = torch.zeros_like(nearness).scatter_add(2, runs, foot * there).gather(2, runs) * things
-    # A thing is where its nearest foot is: a leg that is lifted, or a bumper between two wheels,
-    # meets the ground behind it. What may be a row of things is not brought much nearer.
-    row = (own > 0) & torch.isin(classes, classes.new_tensor(VEHICLES))
-    most = torch.where(row, own * ROW_STEP, torch.inf)
-    nearest, alike = own, [same & things for same in _alike(classes)]
-    for _ in range(WIDEST_PX // BESIDE_PX if own.any() else 0):
-        beside = torch.zeros_like(nearest)
-        for value, same in zip(_shifted(nearest), alike, strict=True):
-            beside = torch.maximum(beside, value * same)
-        grown = torch.zeros_like(beside).scatter_reduce(2, runs, beside, "amax").gather(2, runs)
-        nearest = torch.maximum(nearest, torch.minimum(grown, most) * things)
-    return torch.where(nearest > 0, nearest, nearness)
-
-
 def _moments(features: Tensor) -> Tensor:
     """Means of `(B, C, H, W)`, and means of them times the place across and down: `(B, 3C)`."""
     height, width = features.shape[-2:]
     x = torch.linspace(-1, 1, width, device=features.device, dtype=features.dtype)
     y = torch.linspace(-1, 1, height, device=features.device, dtype=features.dtype)[:, None]
     return torch.cat([(features * at).mean((2, 3)) for at in (torch.ones_like(x), x, y)], dim=1)
-
-
-def _sums(values: Tensor, index: Tensor) -> Tensor:
-    """Sums along dimension 2 of what has the same index."""
-    if values.requires_grad:
-        return torch.zeros_like(values).scatter_add(2, index, values)
-    whole = (values * FIXED_POINT).round().long()  # whole numbers add up the same in any order
-    return torch.zeros_like(whole).scatter_add(2, index, whole).to(values.dtype) / FIXED_POINT
-
-
-def _runs(classes: Tensor) -> Tensor:
-    """Number of each pixel's run of one class in its column, from the top, `(B, 1, H, W)`."""
-    starts = F.pad((classes[:, :, 1:] != classes[:, :, :-1]).long(), (0, 0, 1, 0))
-    return starts.cumsum(2)
-
-
-def _things(classes: Tensor) -> Tensor:
-    """Which pixels belong to what stands upright, `(B, 1, H, W)`."""
-    return torch.isin(classes, classes.new_tensor(UPRIGHT))
-
-
-def _alike(classes: Tensor) -> list[Tensor]:
-    """Whether pixels a little to the left and right are of the same class; see `_shifted`."""
-    return [there == classes for there in _shifted(classes, outside=-1)]
-
-
-def _shifted(values: Tensor, outside: int = 0) -> list[Tensor]:
-    """`(B, C, H, W)` as seen from places a little to the right to a little to the left of it."""
-    padded = F.pad(values, (BESIDE_PX, BESIDE_PX), value=outside)
-    return [padded[..., x : x + values.shape[-1]] for x in range(2 * BESIDE_PX + 1)]

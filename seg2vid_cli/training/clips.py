@@ -30,6 +30,7 @@ from seg2vid_cli.weights.load import open_bundle
 WORK_HW = (128, 256)
 FPS = 15.0
 NUM_FRAMES = 8
+ROAD = 0
 ZOOMED = 0.8  # of the clips with a teacher
 ZOOM = (0.6, 1.0)  # share of the frame
 
@@ -234,6 +235,18 @@ def ask_classical(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
     return torch.cat([there, agreement(there / 2, back / 2)], dim=1).numpy().astype(np.float16)
 
 
+def _not_road(train_ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """False where cells of two by two pixels have road in them, `(H/2, W/2)`.
+
+    A classical flow sees plain road stand still, and lane marks, which run along the way; its two
+    directions agree about that.
+    """
+    height, width = train_ids.shape
+    cells = train_ids.reshape(height // 2, 2, width // 2, 2)
+    out: NDArray[np.bool_] = (cells != ROAD).all((1, 3))
+    return out
+
+
 def agreement(flow: Tensor, back: Tensor) -> Tensor:
     """1 where two opposite flows agree within half a pixel and a tenth.
 
@@ -251,7 +264,7 @@ def agreement(flow: Tensor, back: Tensor) -> Tensor:
 
 
 class MotionClips:
-    """Short clips cut from drives, every start once with its teacher flows.
+    """Short clips cut from drives, every start once with its teacher flows, not believed on road.
 
     Args:
         clips: The drives.
@@ -286,6 +299,7 @@ class MotionClips:
             c, s = self.starts[row]
             stop = s + strides[c] * num_frames + 1
             self.teacher[row] = ask_classical(clips[c].frames[s : stop : strides[c]])
+            self.teacher[row, :, 2] *= _not_road(clips[c].train_ids[s])
 
         with ThreadPoolExecutor(os.cpu_count()) as workers:  # OpenCV lets go of the lock
             list(workers.map(ask_teacher, range(len(self.starts))))
@@ -313,13 +327,8 @@ class MotionClips:
         if teacher.size and rng.random() < ZOOMED:
             frames, ids, teacher = zoom_clip(frames, ids, teacher, rng)
         ids = data.diversify_classes(ids, rng)
-        frames = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6).reshape(
-            frames.shape
-        )
-        if rng.random() < 0.5:
-            sign = np.array([-1, 1, 1], np.float16)[:, None, None]
-            frames, ids, teacher = frames[:, :, ::-1], ids[:, ::-1], teacher[..., ::-1] * sign
-        return frames, ids, teacher
+        frames = jitter_clip(frames, rng)
+        return mirror_clip(frames, ids, teacher) if rng.random() < 0.5 else (frames, ids, teacher)
 
 
 def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
@@ -332,6 +341,20 @@ def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
         flow_px=flows[:, :, :2],
         known=flows[:, :, 2:],
     )
+
+
+def jitter_clip(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Change the colours of `(T + 1, H, W, 3)`, of all frames alike."""
+    rows = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6)
+    return rows.reshape(frames.shape)
+
+
+def mirror_clip(
+    frames: NDArray[np.uint8], train_ids: NDArray[np.uint8], teacher: NDArray[np.float16]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
+    """Exchange left and right; shapes as for `zoom_clip`."""
+    sign = np.array([-1, 1, 1], np.float16)[:, None, None]
+    return frames[:, :, ::-1], train_ids[:, ::-1], teacher[..., ::-1] * sign
 
 
 def zoom_clip(

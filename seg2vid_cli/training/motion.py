@@ -9,7 +9,6 @@ conditional VAE. At the end the cameras found are measured, so that new ones can
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, move, slopes
+from seg2vid_cli.camera import camera_flow, move, slopes
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.ego_flow import (
@@ -27,10 +26,10 @@ from seg2vid_cli.networks.ego_flow import (
     Plan,
     Scene,
     gain,
-    steer,
     straight_on,
 )
 from seg2vid_cli.networks.layers import ConvBlock
+from seg2vid_cli.networks.layout import LEAST_NEARNESS
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
@@ -41,6 +40,13 @@ from seg2vid_cli.training.losses import (
     masked_mean,
 )
 from seg2vid_cli.training.scenes import MixedClips
+from seg2vid_cli.training.structure import (
+    Found,
+    find_camera,
+    length,
+    mean_speed,
+    to_px,
+)
 from seg2vid_cli.visualize import flow_to_colour
 from seg2vid_cli.warp import backward_warp, half_images_to_px
 
@@ -61,10 +67,10 @@ PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.5
 PLANE_WEIGHT = 1.0
-PLAIN = 0.03  # mean step of grey values in [0, 1], less shows nothing
 LEAST = 0.05
 ENOUGH = 0.05  # share of the pixels of a frame
 ROAD = 0.015  # share of the picture: with less, its slope says nothing
+DEPTH_WEIGHT = 2.0
 PACE_WEIGHT = 0.1
 OBJECT_WEIGHT = 0.6
 KL_WEIGHT = 3e-3
@@ -73,9 +79,6 @@ PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
 RUNAWAY_PX = 16.0  # an error of objects of so many pixels counts half
 STANDS = 0.05  # camera heights per frame: slower counts as so slow
 
-FIT_STEPS = 3
-FIT_PX = 0.5  # errors above count less and less
-RIDGE = 3e-7
 MEASURED_BATCHES = 60
 NEARNESS_OF_SHIFTS = 0.05  # how many pixels' slope a shift is worth, to compare it with turns
 UNUSUAL = 2.0  # times the median size: larger sways are brought down to that
@@ -166,6 +169,7 @@ class MotionTask:
         parts["kl"] = kl_to_normal(mean, log_variance)
         loss = (
             parts["teacher"]
+            + DEPTH_WEIGHT * parts["depth"]
             + PHOTOMETRIC_WEIGHT * parts["photometric"]
             + SMOOTH_WEIGHT * parts["smooth"]
             + SLOPE_WEIGHT * parts["slope"]
@@ -192,7 +196,7 @@ class MotionTask:
             scene = network.read(batch.frames[:, 0], batch.planes)
             found = find_camera(scene, batch)
             still = found.still
-            missed = _length(found.flow_px - batch.flow_px) / (1 + FAST * _length(batch.flow_px))
+            missed = length(found.flow_px - batch.flow_px) / (1 + FAST * length(batch.flow_px))
             error = (missed * still).flatten(1).sum(1) / still.flatten(1).sum(1).clamp_min(1)
             measured.append((found.path, scene.pace, error, enough(still).all(1)))
         path, pace, error, seen = (torch.cat(parts) for parts in zip(*measured, strict=True))
@@ -262,116 +266,6 @@ class MotionTask:
         return grid_picture(rows)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The cameras of some clips, at the size of the teacher's flows.
-
-    Args:
-        nearness: `(B, 1, H/2, W/2)`.
-        objects: `(B, 1, H/2, W/2)`, 1 where there may be one.
-        known: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed.
-        path: `(B, T, 4)`, see `steer`; no gradient goes through it.
-        camera: `(B, T, 6)`, see `Plan`; gradients go to `Scene.focus` alone.
-        flow_px: `(B, T, 2, H/2, W/2)` in pixels of the full size, due to the camera alone.
-    """
-
-    nearness: Tensor
-    objects: Tensor
-    known: Tensor
-    path: Tensor
-    camera: Tensor
-    flow_px: Tensor
-
-    @property
-    def still(self) -> Tensor:
-        """1 where the teacher is believed and only the camera moves, as `known`."""
-        return self.known * (1 - self.objects[:, None])
-
-
-def find_camera(scene: Scene, batch: MotionBatch) -> Found:
-    """Find the cameras of clips by their teacher, given what is seen in their first frames."""
-    nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
-    known = batch.known * believable(batch)[:, None]
-    weight = known * (1 - objects[:, None])
-    path = fit_path(nearness.detach(), batch.flow_px, weight, scene.focus.detach())
-    camera = steer(path, scene.focus)
-    return Found(
-        nearness=nearness,
-        objects=objects,
-        known=known,
-        path=path,
-        camera=camera,
-        flow_px=to_px(camera_flow(nearness, camera)),
-    )
-
-
-def to_px(flow: Tensor) -> Tensor:
-    """Slopes `(B, T, 2, H/2, W/2)` to pixels of the full size, as teachers count."""
-    return flow * (FOCAL * flow.shape[-1])
-
-
-def fit_path(nearness: Tensor, flow_px: Tensor, weight: Tensor, focus: Tensor) -> Tensor:
-    """The path that explains flows best, by least squares that forgive outliers.
-
-    Args:
-        nearness: `(B, 1, H/2, W/2)`.
-        flow_px: `(B, T, 2, H/2, W/2)`, where the first frame's places go.
-        weight: `(B, T, 1, H/2, W/2)`, 0 where that is not known or not due to the camera.
-        focus: `(B, 2)`, see `Scene`.
-
-    Returns:
-        `(B, T, 4)`, see `steer`.
-    """
-    height, width = flow_px.shape[-2:]
-    flow = flow_px / (FOCAL * width)
-    seen_at = slopes(height, width, flow.device) + flow
-    # To first order in the turns, shifts are exact at the place that the teacher sees. Later steps
-    # start from the path found so far.
-    path, share, left_over = flow.new_zeros(*flow.shape[:2], 4), weight, flow
-    near = nearness.expand(*flow.shape[:2], height, width)
-    for step in range(FIT_STEPS):
-        adds = _adds(near, seen_at) @ _steers(path, focus)
-        scaled = (adds * share.expand_as(flow).flatten(2)[..., None]).transpose(-1, -2)
-        ridge = RIDGE * share.flatten(2).sum(-1)[..., None, None].clamp_min(1.0)
-        normal = scaled @ adds + ridge * torch.eye(4, device=flow.device)
-        more = torch.linalg.solve(normal, scaled @ left_over.flatten(2)[..., None])
-        path = path + more[..., 0]
-        if step < FIT_STEPS - 1:
-            camera = steer(path, focus)
-            found = camera_flow(nearness, camera)
-            left_over = flow - found
-            share = weight * FIT_PX / (_length(left_over) * (FOCAL * width) + FIT_PX / 4)
-            seen_at = slopes(height, width, flow.device) + found
-            near = nearness * camera_growth(nearness, camera)[:, :, 0]
-    return path
-
-
-def _steers(path: Tensor, focus: Tensor) -> Tensor:
-    """What each of a path's four adds to a camera's six, at paths `(B, T, 4)`: `(B, T, 6, 4)`."""
-    out = path.new_zeros(*path.shape[:2], 6, 4)
-    out[:, :, 2:] = torch.eye(4, device=path.device)
-    out[:, :, 0, 0] = focus[:, None, 0] + path[..., 1] / 2
-    out[:, :, 0, 1] = path[..., 0] / 2
-    out[:, :, 1, 0] = focus[:, None, 1]
-    return out
-
-
-def _adds(nearness: Tensor, seen_at: Tensor) -> Tensor:
-    """What each of a camera's six adds to the flow of places seen at slopes `seen_at`."""
-    x, y = seen_at.unbind(2)
-    zero = torch.zeros_like(x)
-    right = torch.stack([-nearness, zero, nearness * x, -(1 + x * x), -x * y, y], dim=-1)
-    down = torch.stack([zero, -nearness, nearness * y, -x * y, -(1 + y * y), -x], dim=-1)
-    return torch.stack([right, down], dim=2).flatten(2, 4)
-
-
-def mean_speed(path: Tensor) -> Tensor:
-    """Paths `(B, T, 4)`, see `steer`, to speeds ahead `(B, 1)` per frame, by least squares."""
-    frames = torch.arange(1, path.shape[1] + 1, device=path.device)
-    out: Tensor = (path[:, :, 0] * frames).sum(1, keepdim=True) / (frames * frames).sum()
-    return out
-
-
 def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Tensor]:
     """Losses of what is seen in the picture, unweighted.
 
@@ -381,10 +275,10 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
         found: Their cameras.
     """
     flow_px = found.flow_px
-    error = _length(flow_px - batch.flow_px)
+    error = length(flow_px - batch.flow_px)
     may_move = found.objects[:, None] >= 0.5
     error = torch.where(may_move, error.clamp(max=PARKED_PX) / 2, error) / 2
-    teacher = masked_mean(error, found.known / (1 + FAST * _length(batch.flow_px)))
+    teacher = masked_mean(error, found.known / (1 + FAST * length(batch.flow_px)))
 
     first, count = batch.frames[:, 0], flow_px.shape[1]
     later = int(torch.randint(count // 4, count, ()))
@@ -400,8 +294,10 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     slope, count_px, unevenness = road_slope(scene.nearness, batch.planes[:, :1])
     has_road = (count_px > ROAD * first[0, 0].numel()).float()
     relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
+    wrong = (found.nearness.clamp_min(LEAST_NEARNESS).log() - found.explained.log()).abs()
     return {
         "teacher": teacher,
+        "depth": masked_mean(wrong, found.sure),
         "photometric": masked_mean(looks, seen),
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
         "slope": (_far_from_one(slope) * has_road).mean(),
@@ -433,21 +329,6 @@ def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     plane = mean + slope.view(-1, 1, 1, 1) * (down - middle)
     uneven = ((nearness - plane).abs() * road).sum((1, 2, 3)) / count.clamp_min(1)
     return slope, count, uneven / mean.detach().flatten().clamp_min(1e-3)
-
-
-def believable(batch: MotionBatch) -> Tensor:
-    """1 where a classical flow can see something: not on plain road, `(B, 1, H/2, W/2)`.
-
-    Both of its directions say that plain road stands still, and so agree.
-    """
-    first = F.avg_pool2d(batch.frames[:, 0], 2).mean(1, keepdim=True)
-    steps = (
-        F.pad(torch.diff(first, dim=dim).abs(), pad, mode="replicate")
-        for dim, pad in ((2, (0, 0, 0, 1)), (3, (0, 1, 0, 0)))
-    )
-    texture = F.avg_pool2d(sum(steps, torch.zeros_like(first)), 3, 1, 1)
-    road = F.avg_pool2d(batch.planes[:, :1], 2) > 0
-    return (~road | (texture > PLAIN)).float()
 
 
 def enough(known: Tensor) -> Tensor:
@@ -511,14 +392,8 @@ def _far_from_one(values: Tensor) -> Tensor:
 
 
 def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
-    error = _length(flow_px - batch.flow_px)
+    error = length(flow_px - batch.flow_px)
     error = (
         error / (1 + error / RUNAWAY_PX) / 2
     )  # a car thought to be parked is far off, and learns
-    return masked_mean(error, where / (1 + FAST * _length(batch.flow_px)))
-
-
-def _length(vectors: Tensor) -> Tensor:
-    """`(B, T, 2, H, W)` to `(B, T, 1, H, W)`; differentiable at 0 too."""
-    x, y = vectors.unbind(2)
-    return (x * x + y * y + 1e-12).sqrt()[:, :, None]
+    return masked_mean(error, where / (1 + FAST * length(batch.flow_px)))

@@ -8,6 +8,7 @@ go their own way, gives as many clips as wanted, in the look of the pictures.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from seg2vid_cli.training.clips import (
     MotionBatch,
     MotionClips,
     collate,
+    jitter_clip,
+    mirror_clip,
 )
 
 # Lengths are in camera heights (about 1.5 m), times in frames at 15 Hz.
@@ -34,6 +37,7 @@ STANDS, TURNS = 0.08, 0.25  # shares of the clips
 FINER = 2  # points per pixel and axis that are moved, so that near things have no cracks
 OUTSIDE = 0.25  # of the frame's size: what goes farther is no longer taught
 DISTANCE_LEVELS = (3.0, 4000.0)  # added to logarithms of distances, and steps per unit of them
+KEPT, NEW = 256, 0.25
 LARGEST = 0.5  # share of its distance at which a thing leaves the clip, twice as large
 
 
@@ -64,10 +68,14 @@ class Scene:
 class MovedStills:
     """Clips made of labelled pictures.
 
+    Moving a still takes longer than learning from it, so clips are drawn several times.
+
     Args:
         pairs: Labelled pictures.
         num_frames: T.
         size_hw: Size of the clips.
+        kept: Clips that are kept to be drawn again, the oldest go first.
+        new: Share of the draws that move a still anew, once so many are kept.
     """
 
     def __init__(
@@ -76,20 +84,32 @@ class MovedStills:
         *,
         num_frames: int = NUM_FRAMES,
         size_hw: tuple[int, int] = WORK_HW,
+        kept: int = KEPT,
+        new: float = NEW,
     ) -> None:
-        self.pairs, self.num_frames, self.size_hw = pairs, num_frames, size_hw
+        self.pairs, self.num_frames, self.size_hw, self.new = pairs, num_frames, size_hw, new
+        self.kept: deque[tuple[NDArray[Any], ...]] = deque(maxlen=kept)
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
-        """One clip as `MotionClips.draw` gives it, with an exact teacher."""
+        """One clip as `MotionClips.draw` gives it, with an exact teacher, in new colours."""
+        if len(self.kept) < (self.kept.maxlen or 0) or rng.random() < self.new:
+            self.kept.append(self._move(rng))
+            frames, ids, teacher = self.kept[-1]
+        else:
+            frames, ids, teacher = self.kept[int(rng.integers(len(self.kept)))]
+        if rng.random() < 0.5:
+            frames, ids, teacher = mirror_clip(frames, ids, teacher)
+        return jitter_clip(frames, rng), data.diversify_classes(ids, rng), teacher
+
+    def _move(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         pair = self.pairs[int(rng.integers(len(self.pairs)))]
         picture, ids = data.crop_pair(pair, self.size_hw, rng, zoom=(0.75, 1.0))
-        picture = data.jitter_colours(picture, rng, 0.6)
         scene = build_scene(picture, np.ascontiguousarray(ids), rng)
         drive = draw_drive(self.num_frames, _room_ahead(scene), rng)
         frames, flows = move(scene, drive, draw_velocities(scene, drive, rng), rng)
         known = _lands_nearby(flows[1].astype(np.float32))
         teacher = np.concatenate([flows[1], known], axis=1, dtype=np.float16)
-        return frames, data.diversify_classes(scene.train_ids, rng), teacher
+        return frames, scene.train_ids, teacher
 
 
 class MixedClips:

@@ -1,0 +1,221 @@
+"""What labels say about the shape of a scene: the ground is flat, and what stands on it is upright.
+
+A network says how near every pixel is, with small errors that bend houses and kerbs as the camera
+comes nearer. Here they are taken out, class by class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Of the 20 planes.
+OBJECTS = slice(11, 19)
+UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
+STANDING = (2, 3, 4, 8, *UPRIGHT)  # with houses, walls, fences and plants
+VEHICLES = (13, 14, 15, 16)
+PERSON, RIDER = 11, 12
+RIDDEN = (RIDER, 17, 18)  # with motorcycle and bicycle
+FLAT = (0, 1)  # road and pavement
+GROUND = (*FLAT, 9)
+SKY = 10
+NO_CLASS = 19
+FOOT_PX = 2  # below a thing the ground is really seen
+BESIDE_PX = 4
+WIDEST_PX = 24  # from a foot to what stands on it
+REACH_STEPS = 24  # of `BESIDE_PX` to either side: as wide as anybody; a crowd need not be one
+ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
+LEVELLED = 2  # times that neighbours in a thing come nearer to each other
+LEAST_FLAT = 0.015  # share of the picture: less of it says nothing
+EVEN = 0.15  # natural logarithm of how far flat ground may be from a plane
+FAR = 0.03  # nearness; how wrong that of farther places is, is no matter of shares any more
+FITS = 3
+LEAST_NEARNESS = 1e-4
+FIXED_POINT = 2**24
+
+
+def lie_flat(nearness: Tensor, classes: Tensor) -> Tensor:
+    """Make road and pavement one plane, or kerbs and lane marks would bend on the way.
+
+    What is farther from that plane than `EVEN` stays as far from it beyond that: a road may go
+    uphill, and labels may be wrong.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    flat = torch.isin(classes, classes.new_tensor(FLAT))
+    height, width = classes.shape[-2:]
+    x = torch.linspace(-1, 1, width, device=classes.device).expand_as(nearness)
+    y = torch.linspace(-1, 1, height, device=classes.device)[:, None].expand_as(nearness)
+    share = flat / (nearness.detach() + FAR) ** 2
+    weight = share
+    for _ in range(FITS):
+        plane = _fit_plane(nearness, weight, x, y).clamp_min(LEAST_NEARNESS)
+        apart = (nearness.clamp_min(LEAST_NEARNESS) / plane).log()
+        weight = share / (1 + (apart.detach() / EVEN) ** 2)
+    uneven = (apart - apart.clamp(-EVEN, EVEN)).exp() * plane
+    enough = flat.to(nearness.dtype).mean((1, 2, 3), keepdim=True) > LEAST_FLAT
+    return torch.where(flat & enough, uneven, nearness)
+
+
+def _fit_plane(values: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The plane over `x` and `y` that is next to values by weighted squares; all `(B, 1, H, W)`."""
+
+    def along(a: Tensor, b: Tensor) -> Tensor:
+        return (weight * a * b).sum((2, 3), keepdim=True)
+
+    plane, axes = torch.zeros_like(values), list[Tensor]()
+    for axis in (torch.ones_like(x), x, y):
+        for other in axes:
+            axis = axis - other * along(axis, other) / along(other, other).clamp_min(1e-9)
+        plane = plane + axis * along(values, axis) / along(axis, axis).clamp_min(1e-9)
+        axes.append(axis)
+    return plane
+
+
+def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
+    """Make what stands on the ground as near at its top as at its foot, and as fast.
+
+    Every column's run of pixels of one class gets its mean: an upright wall, whichever way it
+    faces, is equally near all the way up. Neighbours come nearer to each other, so that legs stay
+    with their bodies.
+
+    Args:
+        values: `(B, C, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    runs = _runs(classes).expand_as(values)
+    counts = torch.zeros_like(values).scatter_add(2, runs, torch.ones_like(values)).clamp_min(1)
+    alike = [same.to(values.dtype) for same in _alike(classes)]
+    share = torch.stack(alike).sum(0)
+
+    def level(values: Tensor) -> Tensor:
+        return (_sums(values, runs) / counts).gather(2, runs)
+
+    made = level(values)
+    for _ in range(LEVELLED):
+        shifted = zip(_shifted(made), alike, strict=True)
+        made = level(sum((there * same for there, same in shifted), torch.zeros_like(made)) / share)
+    return torch.where(torch.isin(classes, classes.new_tensor(STANDING)), made, values)
+
+
+def move_as_one(values: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
+    """Let everybody go as a whole, and riders with what they ride, or legs would part in the end.
+
+    Args:
+        values: `(B, C, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+        owners: From `who_is_who`.
+
+    Returns:
+        `values`, but for people and riders the mean of each one, or of a group that touches.
+    """
+    people = torch.isin(classes, classes.new_tensor((PERSON, *RIDDEN)))
+    counts = torch.zeros_like(values[:, :1]).flatten(2)
+    counts = counts.scatter_add(2, owners, people.flatten(2).to(values.dtype)).clamp_min(1)
+    owners = owners.expand(-1, values.shape[1], -1)
+    means = (_sums((values * people).flatten(2), owners) / counts).gather(2, owners)
+    return torch.where(people, means.view_as(values), values)
+
+
+def sit_upright(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
+    """Make riders as near as the nearest of what they touch and ride: its wheels are on the ground.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+        owners: From `who_is_who`.
+    """
+    ridden = torch.isin(classes, classes.new_tensor(RIDDEN))
+    own = (nearness * ridden).flatten(2)
+    nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
+    return torch.where(classes == RIDER, nearest.view_as(nearness), nearness)
+
+
+def who_is_who(classes: Tensor) -> Tensor:
+    """Whose pixels those of people are, and those of riders and what they ride.
+
+    Args:
+        classes: `(B, 1, H, W)`, whole numbers.
+
+    Returns:
+        For all pixels in a row, `(B, 1, H * W)`: the place of one that stands for all that are
+        connected, across small gaps too, as far as `REACH_STEPS` go.
+    """
+    ridden = torch.isin(classes, classes.new_tensor(RIDDEN))
+    those = ridden | (classes == PERSON)
+    masks = torch.cat([those & ~ridden, ridden], dim=1)
+    runs = _runs(torch.where(those, ridden.long(), -1))
+    number = torch.arange(1.0, those[0].numel() + 1, device=classes.device).view_as(those[0])
+    number = number * those
+    for _ in range(REACH_STEPS if those.any() else 0):  # the largest number of all spreads
+        spread = F.max_pool2d(number * masks, (1, 2 * BESIDE_PX + 1), 1, (0, BESIDE_PX))
+        spread = F.max_pool2d(spread, (3, 1), 1, (1, 0)) * masks
+        larger = spread.sum(1, keepdim=True)
+        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
+        larger = larger * those
+        if torch.equal(larger, number):
+            break
+        number = larger
+    return (number - 1).clamp_min(0).long().flatten(2)
+
+
+def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
+    """Make things as near as the ground they stand on, where it is seen below them.
+
+    No gradient goes to the ground through what stands on it.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        classes: `(B, 1, H, W)`, whole numbers.
+    """
+    upright, runs = things(classes), _runs(classes)
+    below = F.pad(classes[:, :, 1:], (0, 0, 0, 1), value=NO_CLASS)
+    foot = (upright & torch.isin(below, below.new_tensor(GROUND))).to(nearness.dtype)
+    there = F.pad(nearness.detach()[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
+    # One foot a run at most, so that the order of sums does not matter.
+    own = torch.zeros_like(there).scatter_add(2, runs, foot * there).gather(2, runs) * upright
+    # A thing is where its nearest foot is: a leg that is lifted, or a bumper between two wheels,
+    # meets the ground behind it. What may be a row of things is not brought much nearer.
+    row = (own > 0) & torch.isin(classes, classes.new_tensor(VEHICLES))
+    most = torch.where(row, own * ROW_STEP, torch.inf)
+    nearest, alike = own, [same & upright for same in _alike(classes)]
+    for _ in range(WIDEST_PX // BESIDE_PX if own.any() else 0):
+        beside = torch.zeros_like(nearest)
+        for value, same in zip(_shifted(nearest), alike, strict=True):
+            beside = torch.maximum(beside, value * same)
+        grown = torch.zeros_like(beside).scatter_reduce(2, runs, beside, "amax").gather(2, runs)
+        nearest = torch.maximum(nearest, torch.minimum(grown, most) * upright)
+    return torch.where(nearest > 0, nearest, nearness)
+
+
+def _sums(values: Tensor, index: Tensor) -> Tensor:
+    """Sums along dimension 2 of what has the same index."""
+    if values.requires_grad:
+        return torch.zeros_like(values).scatter_add(2, index, values)
+    whole = (values * FIXED_POINT).round().long()  # whole numbers add up the same in any order
+    return torch.zeros_like(whole).scatter_add(2, index, whole).to(values.dtype) / FIXED_POINT
+
+
+def _runs(classes: Tensor) -> Tensor:
+    """Number of each pixel's run of one class in its column, from the top, `(B, 1, H, W)`."""
+    starts = F.pad((classes[:, :, 1:] != classes[:, :, :-1]).long(), (0, 0, 1, 0))
+    return starts.cumsum(2)
+
+
+def things(classes: Tensor) -> Tensor:
+    """Which pixels belong to poles, lights, signs and objects, `(B, 1, H, W)`."""
+    return torch.isin(classes, classes.new_tensor(UPRIGHT))
+
+
+def _alike(classes: Tensor) -> list[Tensor]:
+    """Whether pixels a little to the left and right are of the same class; see `_shifted`."""
+    return [there == classes for there in _shifted(classes, outside=-1)]
+
+
+def _shifted(values: Tensor, outside: int = 0) -> list[Tensor]:
+    """`(B, C, H, W)` as seen from places a little to the right to a little to the left of it."""
+    padded = F.pad(values, (BESIDE_PX, BESIDE_PX), value=outside)
+    return [padded[..., x : x + values.shape[-1]] for x in range(2 * BESIDE_PX + 1)]
