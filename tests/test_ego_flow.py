@@ -47,6 +47,7 @@ from seg2vid_cli.networks.ego_flow import (
 from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
 from seg2vid_cli.training.motion import (
     MotionTask,
+    feet_error,
     measure_drives,
     road_slope,
 )
@@ -619,6 +620,20 @@ class TestTraining:
         assert (slope < 1.15).all()
         assert (uneven > 0.01).all()
         assert (road_slope(nearness, 0 * road)[0] == 0).all()
+
+    def test_feet_are_as_near_as_the_ground_they_stand_on(self):
+        down = slopes(H, W)[1].expand(1, 1, H, W)
+        ground = torch.arange(H)[:, None].expand(1, 1, H, W) >= 40
+        classes = torch.where(ground, 0, 2)
+        classes[..., 30:40, 60:70] = 13  # cars are known to stand on it
+        foot = float(down[0, 0, 40, 0]) - 0.5 / (0.95 * W)
+        for times in (1.0, 2.0):
+            nearness = torch.where(ground, down, times * foot)
+            nearness[..., 30:40, 60:70] = 0.5
+            error = feet_error(torch.nn.functional.avg_pool2d(nearness, 2), classes)
+            assert float(error) == pytest.approx(math.log(times), abs=1e-3)
+        in_the_sky = torch.where(ground, 10, classes)
+        assert feet_error(torch.nn.functional.avg_pool2d(nearness, 2), in_the_sky) == 0
 
     def test_it_learns_how_near_a_wall_is(self):
         """Two walls side by side, one nearer: from flows alone the network finds which."""

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 # Of the 20 planes.
 OBJECTS = slice(11, 19)
 UPRIGHT = (5, 6, 7, *range(11, 19))  # poles, lights, signs and objects
-STANDING = (2, 3, 4, 8, *UPRIGHT)  # with houses, walls, fences and plants
+BACKDROP = (2, 3, 4, 8)  # houses, walls, fences and plants
+STANDING = (*BACKDROP, *UPRIGHT)
 VEHICLES = (13, 14, 15, 16)
 PERSON, RIDER = 11, 12
 RIDDEN = (RIDER, 17, 18)  # with motorcycle and bicycle

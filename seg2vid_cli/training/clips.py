@@ -31,7 +31,7 @@ WORK_HW = (128, 256)
 FPS = 15.0
 NUM_FRAMES = 8
 ROAD = 0
-ZOOMED = 0.8  # of the clips with a teacher
+ZOOMED = 0.5  # of the clips with a teacher
 ZOOM = (0.6, 1.0)  # share of the frame
 
 

@@ -1,9 +1,10 @@
 """Train the motion network: depth, the camera's path and the objects' own motion from clips.
 
-A classical flow is the teacher. For every clip the camera whose path explains the teacher best,
-given the depth that the network sees, is found by least squares; what is left over is the
-network's error. Objects are left out of that, and their own motion goes through a small
-conditional VAE. At the end the cameras found are measured, so that new ones can be drawn.
+A classical flow is the teacher. For every clip camera and depth that explain it best are found by
+least squares, from the depth that the network sees, see `structure`; how far that is from them,
+and what it leaves unexplained, is the network's error. Objects are left out of that, and their own
+motion goes through a small conditional VAE. At the end the cameras found are measured, so that new
+ones can be drawn.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.camera import camera_flow, move, slopes
+from seg2vid_cli.camera import FOCAL, camera_flow, move, slopes
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.networks.ego_flow import (
@@ -29,7 +30,7 @@ from seg2vid_cli.networks.ego_flow import (
     straight_on,
 )
 from seg2vid_cli.networks.layers import ConvBlock
-from seg2vid_cli.networks.layout import LEAST_NEARNESS
+from seg2vid_cli.networks.layout import BACKDROP, FLAT, LEAST_NEARNESS
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
@@ -71,6 +72,8 @@ LEAST = 0.05
 ENOUGH = 0.05  # share of the pixels of a frame
 ROAD = 0.015  # share of the picture: with less, its slope says nothing
 DEPTH_WEIGHT = 2.0
+FEET_WEIGHT = 1.0
+FAR_FOOT = 0.03  # nearness: of farther feet a row is too much
 PACE_WEIGHT = 0.1
 OBJECT_WEIGHT = 0.6
 KL_WEIGHT = 3e-3
@@ -170,6 +173,7 @@ class MotionTask:
         loss = (
             parts["teacher"]
             + DEPTH_WEIGHT * parts["depth"]
+            + FEET_WEIGHT * parts["feet"]
             + PHOTOMETRIC_WEIGHT * parts["photometric"]
             + SMOOTH_WEIGHT * parts["smooth"]
             + SLOPE_WEIGHT * parts["slope"]
@@ -298,11 +302,31 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     return {
         "teacher": teacher,
         "depth": masked_mean(wrong, found.sure),
+        "feet": feet_error(found.nearness, scene.classes),
         "photometric": masked_mean(looks, seen),
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
         "slope": (_far_from_one(slope) * has_road).mean(),
         "plane": (unevenness * has_road).mean(),
     }
+
+
+def feet_error(nearness: Tensor, classes: Tensor) -> Tensor:
+    """How far houses and plants are from standing on the ground: the mean of a ratio's logarithm.
+
+    Flows say nothing of the unit of distance, and a classical one nothing of the road, whose slope
+    says it. So the two have to be tied to each other.
+
+    Args:
+        nearness: `(B, 1, H/2, W/2)`.
+        classes: `(B, 1, H, W)`, see `Scene`.
+    """
+    small = classes[..., ::2, ::2]
+    stands, ground = (torch.isin(small, small.new_tensor(kind)) for kind in (BACKDROP, FLAT))
+    row = 2 / (FOCAL * small.shape[-1])  # by so much the ground comes nearer
+    there = nearness[..., 2:, :] - 1.5 * row
+    foot = stands[..., :-2, :] & ground[..., 1:-1, :] & ground[..., 2:, :] & (there > FAR_FOOT)
+    apart = (nearness[..., :-2, :].clamp_min(LEAST_NEARNESS) / there.clamp_min(FAR_FOOT)).log()
+    return masked_mean(apart.abs(), foot.to(apart.dtype))
 
 
 def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -393,7 +417,6 @@ def _far_from_one(values: Tensor) -> Tensor:
 
 def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
     error = length(flow_px - batch.flow_px)
-    error = (
-        error / (1 + error / RUNAWAY_PX) / 2
-    )  # a car thought to be parked is far off, and learns
+    # A car thought to be parked is far off, and still learns.
+    error = error / (1 + error / RUNAWAY_PX) / 2
     return masked_mean(error, where / (1 + FAST * length(batch.flow_px)))

@@ -37,7 +37,7 @@ STANDS, TURNS = 0.08, 0.25  # shares of the clips
 FINER = 2  # points per pixel and axis that are moved, so that near things have no cracks
 OUTSIDE = 0.25  # of the frame's size: what goes farther is no longer taught
 DISTANCE_LEVELS = (3.0, 4000.0)  # added to logarithms of distances, and steps per unit of them
-KEPT, NEW = 256, 0.25
+KEPT, NEW = 256, 0.25  # clips, and share of the draws
 LARGEST = 0.5  # share of its distance at which a thing leaves the clip, twice as large
 
 
@@ -102,6 +102,7 @@ class MovedStills:
         return jitter_clip(frames, rng), data.diversify_classes(ids, rng), teacher
 
     def _move(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """One clip in the colours of its picture."""
         pair = self.pairs[int(rng.integers(len(self.pairs)))]
         picture, ids = data.crop_pair(pair, self.size_hw, rng, zoom=(0.75, 1.0))
         scene = build_scene(picture, np.ascontiguousarray(ids), rng)

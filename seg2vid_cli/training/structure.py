@@ -58,7 +58,10 @@ class Found:
 
 
 def find_camera(scene: Scene, batch: MotionBatch) -> Found:
-    """Find the cameras of clips by their teacher, given what is seen in their first frames."""
+    """Find cameras and depth of clips by their teacher, given what is seen in their first frames.
+
+    Flows say nothing of the unit of distance: it stays the network's.
+    """
     nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
     weight = batch.known * (1 - objects[:, None])
     path, explained, sure = explain(nearness.detach(), batch.flow_px, weight, scene.focus.detach())
@@ -81,7 +84,7 @@ def explain(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Camera and depth that explain flows best together, in turns, by least squares.
 
-    Depth stays near what it is at first where flows say little about it, so its unit stays, too.
+    Depth stays near what it is at first where flows say little about it, and so does its unit.
 
     Args:
         nearness: `(B, 1, H/2, W/2)`, above 0: a first guess.
@@ -112,8 +115,23 @@ def explain(
         step = (wants - doubt * deeper) / (says + doubt)
         deeper = deeper + step.clamp(-FARTHER, FARTHER)
         sure = says / (says + doubt)
+        # Least squares find a camera too slow as long as depth is wrong, and depth then makes up
+        # for it; but the unit of distance is for the guess to say. The median, since what learns
+        # from that is as often pulled one way as the other then.
+        nearer = _median(deeper, sure)
+        deeper = deeper - nearer.view(-1, 1, 1, 1)
+        ahead = path[..., :1] * nearer.exp().view(-1, 1, 1)
+        path = torch.cat([ahead, path[..., 1:]], dim=-1)
         path = fit_path((guess + deeper).exp(), flow_px, weight, focus, start=path)
     return path, (guess + deeper).exp(), sure
+
+
+def _median(values: Tensor, weight: Tensor) -> Tensor:
+    """The weighted median of each row of two `(B, 1, H, W)`: `(B,)`."""
+    rows, order = values.flatten(1).sort(1)
+    below = weight.flatten(1).gather(1, order).cumsum(1)
+    place = (below < below[:, -1:] / 2).sum(1, keepdim=True).clamp(max=rows.shape[1] - 1)
+    return rows.gather(1, place)[:, 0]
 
 
 def to_px(flow: Tensor) -> Tensor:
