@@ -552,6 +552,17 @@ class TestWays:
         assert made.nearness[..., above, 45] == plan.nearness[..., above, 45]
         assert (made.velocity[:, 0, above] == 0).all()
 
+    def test_the_ground_at_the_feet_goes_with_them_and_a_wall_in_front_does_not(self):
+        plan = self.plan(10.0)
+        nearness, velocity = plan.nearness.clone(), plan.velocity.clone()
+        nearness[..., 24:40, 40:56], velocity[:, 0, 24:40, 40:56] = 0.5, 0.2
+        px = max(1, round(TAKEN * H))
+        nearness[..., 40:, :], nearness[..., 24:40, 56:] = 0.52, 0.7
+        made = take_rims(replace(plan, nearness=nearness, velocity=velocity), self.classes(11))
+        assert (made.velocity[0, 0, 40 : 40 + px, 40:56] == 0.2).all()
+        assert (made.velocity[0, 0, 24:40, 56:] == 0).all()
+        assert (made.nearness[0, 0, 24:40, 56:] == 0.7).all()
+
     @pytest.mark.parametrize("steps", [1, 2, 4])
     def test_what_grows_does_not_tear(self, steps):
         nearness = wall(0.02)

@@ -85,8 +85,8 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def drive():
-    """A textured street that slides 2 px to the left with every frame."""
-    ids = np.zeros((20, 128, 256), np.uint8)
+    """A textured wall that slides 2 px to the left with every frame."""
+    ids = np.full((20, 128, 256), 2, np.uint8)
     return DriveClip(name="drive", frames=sliding_wall(20), train_ids=ids)
 
 

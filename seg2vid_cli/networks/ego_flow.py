@@ -38,7 +38,7 @@ PACES = 3.0  # natural logarithm of how far from that it may be
 SLOW = 0.25  # of the usual speed: what sways even a standing camera
 RIM = 2  # pixels at the border where the network sees too little
 TAKEN = 3 / 256  # of the height, around a thing: what its colours run into
-RIM_STEP = 1.1  # times nearer than what is beside it: a thing before it
+RIM_STEP = 0.85  # what is beside a thing lies before it where the thing is not as near as that
 
 
 @dataclass(frozen=True, kw_only=True)
