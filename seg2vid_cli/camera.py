@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seg2vid_cli.networks.ego_flow import Plan
-from seg2vid_cli.networks.layout import GROUND, NO_CLASS, SKY
+from seg2vid_cli.networks.layout import GROUND, NO_CLASS, SKY, among
 from seg2vid_cli.networks.seg2vid_flow import FlowOutput
 from seg2vid_cli.warp import backward_warp, px_to_half_images
 
@@ -111,7 +111,7 @@ def keep_distance(plan: Plan, classes: Tensor, focus: Tensor) -> Plan:
     height, width = classes.shape[-2:]
     across, down = slopes(height, width, classes.device)
     away = 1 / plan.nearness[0, 0].clamp_min(1e-4)
-    clear = torch.isin(classes[0, 0], classes.new_tensor([*GROUND, SKY, NO_CLASS]))
+    clear = among(classes[0, 0], (*GROUND, SKY, NO_CLASS))
     in_way = ~clear & ((across - focus[0, 0]) * away).abs().lt(HALF_CAR) & (down * away > -OVERHEAD)
     frames = plan.camera.shape[1]
     speed = plan.camera[0, -1, 2] / frames

@@ -16,7 +16,6 @@ from seg2vid_cli.networks.layout import (
 )
 
 H, W = 64, 128
-CAR = 13
 
 
 class TestUpright:

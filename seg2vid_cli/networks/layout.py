@@ -6,6 +6,8 @@ comes nearer. Here they are taken out, class by class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +48,7 @@ def lie_flat(nearness: Tensor, classes: Tensor) -> Tensor:
         nearness: `(B, 1, H, W)`.
         classes: `(B, 1, H, W)`, whole numbers.
     """
-    flat = torch.isin(classes, classes.new_tensor(FLAT))
+    flat = among(classes, FLAT)
     height, width = classes.shape[-2:]
     x = torch.linspace(-1, 1, width, device=classes.device).expand_as(nearness)
     y = torch.linspace(-1, 1, height, device=classes.device)[:, None].expand_as(nearness)
@@ -99,7 +101,7 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
     for _ in range(LEVELLED):
         shifted = zip(_shifted(made), alike, strict=True)
         made = level(sum((there * same for there, same in shifted), torch.zeros_like(made)) / share)
-    return torch.where(torch.isin(classes, classes.new_tensor(STANDING)), made, values)
+    return torch.where(among(classes, STANDING), made, values)
 
 
 def move_as_one(values: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def move_as_one(values: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
     Returns:
         `values`, but for people and riders the mean of each one, or of a group that touches.
     """
-    people = torch.isin(classes, classes.new_tensor((PERSON, *RIDDEN)))
+    people = among(classes, (PERSON, *RIDDEN))
     counts = torch.zeros_like(values[:, :1]).flatten(2)
     counts = counts.scatter_add(2, owners, people.flatten(2).to(values.dtype)).clamp_min(1)
     owners = owners.expand(-1, values.shape[1], -1)
@@ -129,7 +131,7 @@ def sit_upright(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
         classes: `(B, 1, H, W)`, whole numbers.
         owners: From `who_is_who`.
     """
-    ridden = torch.isin(classes, classes.new_tensor(RIDDEN))
+    ridden = among(classes, RIDDEN)
     own = (nearness * ridden).flatten(2)
     nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
     return torch.where(classes == RIDER, nearest.view_as(nearness), nearness)
@@ -145,7 +147,7 @@ def who_is_who(classes: Tensor) -> Tensor:
         For all pixels in a row, `(B, 1, H * W)`: the place of one that stands for all that are
         connected, across small gaps too, as far as `REACH_STEPS` go.
     """
-    ridden = torch.isin(classes, classes.new_tensor(RIDDEN))
+    ridden = among(classes, RIDDEN)
     those = ridden | (classes == PERSON)
     masks = torch.cat([those & ~ridden, ridden], dim=1)
     runs = _runs(torch.where(those, ridden.long(), -1))
@@ -174,13 +176,13 @@ def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
     """
     upright, runs = things(classes), _runs(classes)
     below = F.pad(classes[:, :, 1:], (0, 0, 0, 1), value=NO_CLASS)
-    foot = (upright & torch.isin(below, below.new_tensor(GROUND))).to(nearness.dtype)
+    foot = (upright & among(below, GROUND)).to(nearness.dtype)
     there = F.pad(nearness.detach()[:, :, FOOT_PX:], (0, 0, 0, FOOT_PX), mode="replicate")
     # One foot a run at most, so that the order of sums does not matter.
     own = torch.zeros_like(there).scatter_add(2, runs, foot * there).gather(2, runs) * upright
     # A thing is where its nearest foot is: a leg that is lifted, or a bumper between two wheels,
     # meets the ground behind it. What may be a row of things is not brought much nearer.
-    row = (own > 0) & torch.isin(classes, classes.new_tensor(VEHICLES))
+    row = (own > 0) & among(classes, VEHICLES)
     most = torch.where(row, own * ROW_STEP, torch.inf)
     nearest, alike = own, [same & upright for same in _alike(classes)]
     for _ in range(WIDEST_PX // BESIDE_PX if own.any() else 0):
@@ -206,9 +208,14 @@ def _runs(classes: Tensor) -> Tensor:
     return starts.cumsum(2)
 
 
+def among(classes: Tensor, kinds: Sequence[int]) -> Tensor:
+    """Which pixels of whole numbers `(..., H, W)` are of one of some classes."""
+    return torch.isin(classes, classes.new_tensor(kinds))
+
+
 def things(classes: Tensor) -> Tensor:
     """Which pixels belong to poles, lights, signs and objects, `(B, 1, H, W)`."""
-    return torch.isin(classes, classes.new_tensor(UPRIGHT))
+    return among(classes, UPRIGHT)
 
 
 def _alike(classes: Tensor) -> list[Tensor]:

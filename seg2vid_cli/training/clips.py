@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError, Seg2VidError
 from seg2vid_cli.networks.segmenter import Segmenter
+from seg2vid_cli.sketch import ROAD
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import load_trained
 from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
@@ -30,7 +31,6 @@ from seg2vid_cli.weights.load import open_bundle
 WORK_HW = (128, 256)
 FPS = 15.0
 NUM_FRAMES = 8
-ROAD = 0
 ZOOMED = 0.5  # of the clips with a teacher
 ZOOM = (0.6, 1.0)  # share of the frame
 
@@ -326,9 +326,7 @@ class MotionClips:
             return frames, ids, teacher
         if teacher.size and rng.random() < ZOOMED:
             frames, ids, teacher = zoom_clip(frames, ids, teacher, rng)
-        ids = data.diversify_classes(ids, rng)
-        frames = jitter_clip(frames, rng)
-        return mirror_clip(frames, ids, teacher) if rng.random() < 0.5 else (frames, ids, teacher)
+        return vary_clip(frames, ids, teacher, rng)
 
 
 def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
@@ -343,10 +341,21 @@ def collate(samples: Sequence[tuple[NDArray[Any], ...]]) -> MotionBatch:
     )
 
 
-def jitter_clip(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Change the colours of `(T + 1, H, W, 3)`, of all frames alike."""
+def vary_clip(
+    frames: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    teacher: NDArray[np.float16],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
+    """Recolour all frames alike, exchange look-alike classes, and mirror half of the clips.
+
+    Shapes are as for `zoom_clip`.
+    """
+    train_ids = data.diversify_classes(train_ids, rng)
     rows = data.jitter_colours(frames.reshape(-1, *frames.shape[2:]), rng, 0.6)
-    return rows.reshape(frames.shape)
+    frames = rows.reshape(frames.shape)
+    mirrored = rng.random() < 0.5
+    return mirror_clip(frames, train_ids, teacher) if mirrored else (frames, train_ids, teacher)
 
 
 def mirror_clip(

@@ -30,7 +30,7 @@ from seg2vid_cli.networks.ego_flow import (
     straight_on,
 )
 from seg2vid_cli.networks.layers import ConvBlock
-from seg2vid_cli.networks.layout import BACKDROP, FLAT, LEAST_NEARNESS
+from seg2vid_cli.networks.layout import BACKDROP, FLAT, LEAST_FLAT, LEAST_NEARNESS, among
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
 from seg2vid_cli.training.loop import grid_picture
@@ -70,7 +70,6 @@ SLOPE_WEIGHT = 0.5
 PLANE_WEIGHT = 1.0
 LEAST = 0.05
 ENOUGH = 0.05  # share of the pixels of a frame
-ROAD = 0.015  # share of the picture: with less, its slope says nothing
 DEPTH_WEIGHT = 2.0
 FEET_WEIGHT = 1.0
 FAR_FOOT = 0.03  # nearness: of farther feet a row is too much
@@ -159,7 +158,7 @@ class MotionTask:
         found = find_camera(scene, batch)
         parts = depth_losses(batch, scene, found)
         parts["pace"] = pace_error(scene, found)
-        left_over = (batch.flow_px - found.flow_px).detach() * found.known
+        left_over = (batch.flow_px - found.flow_px).detach() * batch.known
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
@@ -168,7 +167,7 @@ class MotionTask:
             )
         near, camera = found.nearness.detach(), found.camera.detach()
         moved = to_px(camera_flow(near, camera, F.avg_pool2d(velocity, 2)))
-        parts["objects"] = _objects_error(moved, batch, found.known * found.objects[:, None])
+        parts["objects"] = _objects_error(moved, batch, batch.known * found.objects[:, None])
         parts["kl"] = kl_to_normal(mean, log_variance)
         loss = (
             parts["teacher"]
@@ -229,7 +228,7 @@ class MotionTask:
         assert isinstance(network, EgoFlow)
         scene = network.read(batch.frames[:, 0], batch.planes)
         found = find_camera(scene, batch)
-        left_over = (batch.flow_px - found.flow_px) * found.known
+        left_over = (batch.flow_px - found.flow_px) * batch.known
         mean, _ = self.helpers["objects"](left_over, found.objects)
         velocity = network.own_velocity(scene, mean_speed(found.path), mean)
         output = move(Plan(nearness=scene.nearness, camera=found.camera, velocity=velocity))
@@ -282,7 +281,7 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     error = length(flow_px - batch.flow_px)
     may_move = found.objects[:, None] >= 0.5
     error = torch.where(may_move, error.clamp(max=PARKED_PX) / 2, error) / 2
-    teacher = masked_mean(error, found.known / (1 + FAST * length(batch.flow_px)))
+    teacher = masked_mean(error, batch.known / (1 + FAST * length(batch.flow_px)))
 
     first, count = batch.frames[:, 0], flow_px.shape[1]
     later = int(torch.randint(count // 4, count, ()))
@@ -296,7 +295,7 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     # The unit of distance is the camera's height: then road comes nearer by as much as it lies
     # lower in the picture.
     slope, count_px, unevenness = road_slope(scene.nearness, batch.planes[:, :1])
-    has_road = (count_px > ROAD * first[0, 0].numel()).float()
+    has_road = (count_px > LEAST_FLAT * first[0, 0].numel()).float()
     relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     wrong = (found.nearness.clamp_min(LEAST_NEARNESS).log() - found.explained.log()).abs()
     return {
@@ -321,7 +320,7 @@ def feet_error(nearness: Tensor, classes: Tensor) -> Tensor:
         classes: `(B, 1, H, W)`, see `Scene`.
     """
     small = classes[..., ::2, ::2]
-    stands, ground = (torch.isin(small, small.new_tensor(kind)) for kind in (BACKDROP, FLAT))
+    stands, ground = (among(small, kind) for kind in (BACKDROP, FLAT))
     row = 2 / (FOCAL * small.shape[-1])  # by so much the ground comes nearer
     there = nearness[..., 2:, :] - 1.5 * row
     foot = stands[..., :-2, :] & ground[..., 1:-1, :] & ground[..., 2:, :] & (there > FAR_FOOT)

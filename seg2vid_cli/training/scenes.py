@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from seg2vid_cli.networks.layout import BACKDROP, GROUND, SKY
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import (
     NUM_FRAMES,
@@ -24,14 +25,10 @@ from seg2vid_cli.training.clips import (
     MotionBatch,
     MotionClips,
     collate,
-    jitter_clip,
-    mirror_clip,
+    vary_clip,
 )
 
 # Lengths are in camera heights (about 1.5 m), times in frames at 15 Hz.
-GROUND = (0, 1, 9)
-SKY = 10
-BACKDROP = (2, 3, 4, 8)  # building, wall, fence, vegetation
 NEAREST, FARTHEST, AT_INFINITY = 0.6, 60.0, 1e4
 STANDS, TURNS = 0.08, 0.25  # shares of the clips
 FINER = 2  # points per pixel and axis that are moved, so that near things have no cracks
@@ -97,9 +94,7 @@ class MovedStills:
             frames, ids, teacher = self.kept[-1]
         else:
             frames, ids, teacher = self.kept[int(rng.integers(len(self.kept)))]
-        if rng.random() < 0.5:
-            frames, ids, teacher = mirror_clip(frames, ids, teacher)
-        return jitter_clip(frames, rng), data.diversify_classes(ids, rng), teacher
+        return vary_clip(frames, ids, teacher, rng)
 
     def _move(self, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """One clip in the colours of its picture."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from seg2vid_cli.camera import FOCAL, camera_flow, camera_growth, slopes
 from seg2vid_cli.networks.ego_flow import Scene, steer
-from seg2vid_cli.networks.layout import GROUND, LEAST_NEARNESS
+from seg2vid_cli.networks.layout import GROUND, LEAST_NEARNESS, among
 from seg2vid_cli.training.clips import MotionBatch
 
 FIT_STEPS = 3
@@ -34,7 +34,7 @@ class Found:
     Args:
         nearness: `(B, 1, H/2, W/2)`.
         objects: `(B, 1, H/2, W/2)`, 1 where there may be one.
-        known: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed.
+        still: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed and only the camera moves.
         path: `(B, T, 4)`, see `steer`; no gradient goes through it.
         camera: `(B, T, 6)`, see `Plan`; gradients go to `Scene.focus` alone.
         flow_px: `(B, T, 2, H/2, W/2)` in pixels of the full size, due to the camera alone.
@@ -44,17 +44,12 @@ class Found:
 
     nearness: Tensor
     objects: Tensor
-    known: Tensor
+    still: Tensor
     path: Tensor
     camera: Tensor
     flow_px: Tensor
     explained: Tensor
     sure: Tensor
-
-    @property
-    def still(self) -> Tensor:
-        """1 where the teacher is believed and only the camera moves, as `known`."""
-        return self.known * (1 - self.objects[:, None])
 
 
 def find_camera(scene: Scene, batch: MotionBatch) -> Found:
@@ -63,14 +58,14 @@ def find_camera(scene: Scene, batch: MotionBatch) -> Found:
     Flows say nothing of the unit of distance: it stays the network's.
     """
     nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
-    weight = batch.known * (1 - objects[:, None])
-    path, explained, sure = explain(nearness.detach(), batch.flow_px, weight, scene.focus.detach())
+    still = batch.known * (1 - objects[:, None])
+    path, explained, sure = explain(nearness.detach(), batch.flow_px, still, scene.focus.detach())
     camera = steer(path, scene.focus)
-    ground = torch.isin(scene.classes, scene.classes.new_tensor(GROUND)).float()
+    ground = among(scene.classes, GROUND).float()
     return Found(
         nearness=nearness,
         objects=objects,
-        known=batch.known,
+        still=still,
         path=path,
         camera=camera,
         flow_px=to_px(camera_flow(nearness, camera)),
@@ -100,10 +95,11 @@ def explain(
     width = flow_px.shape[-1]
     guess = nearness.clamp_min(LEAST_NEARNESS).log()
     deeper, sure = torch.zeros_like(guess), torch.zeros_like(guess)
-    path = fit_path(guess.exp(), flow_px, weight, focus)
+    near = guess.exp()
+    path = fit_path(near, flow_px, weight, focus)
     doubt = (UNSEEN_PX / (FOCAL * width)) ** 2
     for _ in range(turns):
-        near, camera = (guess + deeper).exp(), steer(path, focus)
+        camera = steer(path, focus)
         found = camera_flow(near, camera)
         left_over = flow_px / (FOCAL * width) - found
         moves = (camera_flow(near * (1 + NUDGE), camera) - found) / NUDGE
@@ -122,8 +118,9 @@ def explain(
         deeper = deeper - nearer.view(-1, 1, 1, 1)
         ahead = path[..., :1] * nearer.exp().view(-1, 1, 1)
         path = torch.cat([ahead, path[..., 1:]], dim=-1)
-        path = fit_path((guess + deeper).exp(), flow_px, weight, focus, start=path)
-    return path, (guess + deeper).exp(), sure
+        near = (guess + deeper).exp()
+        path = fit_path(near, flow_px, weight, focus, start=path)
+    return path, near, sure
 
 
 def _median(values: Tensor, weight: Tensor) -> Tensor:
@@ -185,8 +182,7 @@ def fit_path(
 
 def _forgiving(left_over: Tensor, weight: Tensor) -> Tensor:
     """`weight`, less where slopes `left_over` `(B, T, 2, H/2, W/2)` are many pixels long."""
-    error_px = length(left_over) * (FOCAL * left_over.shape[-1])
-    return weight * FIT_PX / (error_px + FIT_PX / 4)
+    return weight * FIT_PX / (to_px(length(left_over)) + FIT_PX / 4)
 
 
 def _steers(path: Tensor, focus: Tensor) -> Tensor:
