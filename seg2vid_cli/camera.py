@@ -112,9 +112,12 @@ def keep_distance(plan: Plan, classes: Tensor, focus: Tensor) -> Plan:
     across, down = slopes(height, width, classes.device)
     away = 1 / plan.nearness[0, 0].clamp_min(1e-4)
     clear = among(classes[0, 0], (*GROUND, SKY, NO_CLASS))
-    in_way = ~clear & ((across - focus[0, 0]) * away).abs().lt(HALF_CAR) & (down * away > -OVERHEAD)
     frames = plan.camera.shape[1]
-    speed = plan.camera[0, -1, 2] / frames
+    ahead, turn = plan.camera[0, -1, 2], plan.camera[0, -1, 3]
+    bend = turn / ahead.clamp_min(1e-4) * away / 2  # on its arc it is so far to the right there
+    aside = (across - focus[0, 0] - bend.clamp(-1, 1)) * away
+    in_way = ~clear & aside.abs().lt(HALF_CAR) & (down * away > -OVERHEAD)
+    speed = ahead / frames
     fastest = ((away - STOPS_AT) / HEADWAY + plan.velocity[0, 1])[in_way].sort().values
     unnoticed = int(CRUMBS * in_way.numel())
     if len(fastest) <= unnoticed or speed <= 0 or fastest[unnoticed] >= speed:

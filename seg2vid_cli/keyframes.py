@@ -277,7 +277,8 @@ def _remember(
         known=inside & (share[-1:] > HALF),
         focus=course.focus,
         pace=course.pace,
-        back=not course.back,
+        bend=course.bend,
+        passes=course.passes + 1,
     )
 
 

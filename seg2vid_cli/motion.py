@@ -19,8 +19,8 @@ from seg2vid_cli.networks.ego_flow import (
     EgoFlowConfig,
     Plan,
     Scene,
+    go_on,
     steer,
-    sway_back,
     take_rims,
 )
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, FlowOutput, Seg2VidFlow
@@ -31,7 +31,7 @@ MotionNetwork = Seg2VidFlow | EgoFlow
 
 FARTHEST = 1e-3  # nearness; what is less near counts as that
 OBJECT_GAIN = 2.0  # a cell that is half an object moves like it
-EVEN = 4  # numbers of the camera, the speed and its main sways, that variants spread over
+EVEN = 2  # numbers of the camera, its speed and its turn, that variants spread over
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,8 @@ class Memory:
         known: bool `(1, 1, H, W)`, whether both are known there.
         focus: `(1, 2)`, where the camera drives to.
         pace: `(1, 1)`, how fast.
-        back: Whether the camera sways back next, see `sway_back`.
+        bend: `(1, 1)`, how far cars turn there, see `Scene`.
+        passes: How many passes led there, see `go_on`.
     """
 
     nearness: Tensor
@@ -52,7 +53,8 @@ class Memory:
     known: Tensor
     focus: Tensor
     pace: Tensor
-    back: bool = False
+    bend: Tensor
+    passes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,15 +65,17 @@ class Course:
         plan: Of one picture.
         focus: `(1, 2)`, where the camera drives to.
         pace: `(1, 1)`, how fast.
+        bend: `(1, 1)`, how far cars turn there, see `Scene`.
         scale: How many times as far everything goes.
-        back: Whether it sways back, see `sway_back`.
+        passes: How many passes were before, see `go_on`.
     """
 
     plan: Plan
     focus: Tensor
     pace: Tensor
+    bend: Tensor
     scale: float = 1.0
-    back: bool = False
+    passes: int = 0
 
     def camera_at(self, times: Tensor) -> Tensor:
         """The camera at moments `(N,)` in frames, `(1, N, 6)`, on an arc however far it goes."""
@@ -182,6 +186,18 @@ def sample_latents(
     return torch.cat(parts, dim=-1).expand(-1, config.latent_rows, -1)
 
 
+def fitting_downscale(size_hw: tuple[int, int], network: EgoFlow) -> int:
+    """How many times smaller a network looks at pictures, for things to be as large as it learnt.
+
+    Args:
+        size_hw: Height and width of the pictures; multiples of the network's `multiple`.
+        network: Looks at whole multiples of that, so pictures of some sizes stay larger.
+    """
+    wanted = max(1, round(size_hw[1] / network.config.size_hw[1]))
+    fits = (d for d in range(wanted, 0, -1) if not any(n % (network.multiple * d) for n in size_hw))
+    return next(fits)
+
+
 def predict_motion(
     network: MotionNetwork,
     frame: Tensor,
@@ -267,7 +283,7 @@ def _courses(
     """
     classes = classes.expand(len(latents), -1, -1, -1)
     scene = Scene.of([x.expand(len(latents), *x.shape[1:]) for x in encoded])
-    for name in ("focus", "pace"):
+    for name in ("focus", "pace", "bend"):
         rows = getattr(scene, name).clone()
         for row, memory in enumerate(memories):
             if memory is not None:
@@ -288,8 +304,8 @@ def _courses(
             nearness, velocity, usually = large.split([1, 2, 2], dim=1)
             plan = replace(plan, nearness=nearness, velocity=velocity)
             memory = memories[row] if memories else None
-            if back := memory is not None and memory.back:
-                plan = replace(plan, camera=steer(sway_back(plan.camera[..., 2:]), focus))
+            passes = 0 if memory is None else memory.passes
+            plan = replace(plan, camera=steer(go_on(plan.camera[..., 2:], passes), focus))
             if memory is not None and memory.known.any():
                 # One unit of distance for the whole clip.
                 near = (memory.nearness > FARTHEST) & (plan.nearness > FARTHEST)
@@ -303,8 +319,8 @@ def _courses(
             plan = take_rims(plan, own_classes)
             cautious = keep_distance(replace(plan, velocity=usually), own_classes, focus)
             plan = replace(plan, camera=steer(cautious.camera[..., 2:], focus))
-            pace = scene.pace[row : row + 1]
-            courses.append(Course(plan=plan, focus=focus, pace=pace, back=back))
+            pace, bend = scene.pace[row : row + 1], scene.bend[row : row + 1]
+            courses.append(Course(plan=plan, focus=focus, pace=pace, bend=bend, passes=passes))
     return courses
 
 

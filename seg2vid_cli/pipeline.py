@@ -29,8 +29,16 @@ from seg2vid_cli.first_frame import (
 )
 from seg2vid_cli.keyframes import Keyframe, compose, next_keyframes, start_keyframes
 from seg2vid_cli.labels import LabelMap, one_hot, pad_labels, padded_size, resize_labels
-from seg2vid_cli.motion import Memory, Motion, MotionNetwork, predict_motion, sample_latents
+from seg2vid_cli.motion import (
+    Memory,
+    Motion,
+    MotionNetwork,
+    fitting_downscale,
+    predict_motion,
+    sample_latents,
+)
 from seg2vid_cli.networks.edge_detector import EdgeDetector
+from seg2vid_cli.networks.ego_flow import EgoFlow
 from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
@@ -591,7 +599,10 @@ class Pipeline:
     ) -> list[Motion]:
         """Motion of each clip from the last of its keyframes, on the CPU one after the other."""
         sources = [held[-1] for held in keyframes]
-        options = self.bundle.stages["motion"].options
+        downscale = self.bundle.stages["motion"].options.get("downscale", 1)
+        if isinstance(self.motion, EgoFlow):
+            height, width = sources[0].picture.shape[-2:]
+            downscale = fitting_downscale((height, width), self.motion)
 
         def predict(sources: Sequence[Keyframe], rows: slice) -> list[Motion]:
             return predict_motion(
@@ -599,7 +610,7 @@ class Pipeline:
                 torch.cat([source.picture for source in sources]),
                 torch.cat([source.planes for source in sources]),
                 latents[rows],
-                downscale=options.get("downscale", 1),
+                downscale=downscale,
                 compute=self.compute,
                 rows=self._motion_rows,
                 forward_flow=forward_flow,

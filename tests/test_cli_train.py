@@ -124,6 +124,8 @@ def test_what_was_not_trained_before_is_named(command, says):
         ("refine --clip drive.mp4 --size 320x160", ("320x160", "256x128 times 1, 2, 3")),
         ("refine --clip drive.mp4 --start nonsense", ("nonsense",)),
         ("motion --clip drive.mp4 --start nonsense", ("nonsense",)),
+        ("motion --clip drive.mp4 --stills-fps 30", ("needs pictures", "--pictures and --labels")),
+        ("motion --clip drive.mp4 --stills-fps 0 --pictures p --labels l", ("above 0",)),
     ],
 )
 def test_what_cannot_go_together_is_refused_before_data_are_read(command, says):
@@ -197,6 +199,13 @@ def test_from_pictures_and_a_drive_to_a_clip():
 
 
 @pytest.mark.usefixtures("opencv")
+def test_stills_that_are_no_neighbours_are_of_no_use():
+    inputs = ("--clip", a_drive(), *pictures_and_labels(), "--labels-by", "street-labels")
+    says = ("no two pictures are 0.5 to 1.5 s apart", "leave --stills-fps out")
+    refused("train", "motion", *inputs, "--stills-fps", 30, "--minutes", 1, says=says)
+
+
+@pytest.mark.usefixtures("opencv")
 def test_training_that_has_had_its_time_ends_well():
     pairs = pictures_and_labels()
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0
@@ -222,6 +231,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
         device="cpu",
         seed=3,
         guided=guided,
+        stills_fps=30.0,
     )
     order = ["segmenter"] * 3 + ["first_frame", "palette", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
@@ -233,6 +243,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
     assert calls[3][1]["sketches"] is (guided is not None)
     assert calls[3][1]["guided"] == calls[4][1]["guided"] == calls[7][1]["base"] == guided
     assert calls[5][1]["pictures"] == tmp_path / "pictures"  # moved as scenes
+    assert calls[5][1]["stills_fps"] == 30
     assert calls[6][1]["size"] == "512x256"
     assert all(options["out"] == tmp_path / "runs" for _, options in calls)
     assert all(options["seed"] == 3 for part, options in calls if part != "export")
@@ -258,6 +269,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
         ({"--names": "none.txt"}, ("none.txt", "one picture name a line")),
         ({"--encoding": "nope"}, ("nope",)),
         ({"--device": "nope"}, ("nope",)),
+        ({"--stills-fps": "nan"}, ("--stills-fps nan is out of range", "above 0")),
         ({"--edges-by": "nope"}, ("nope",)),
         ({"--edges-by": "street-labels"}, ("street-labels", "edges")),
     ],

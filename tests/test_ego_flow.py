@@ -31,24 +31,32 @@ from seg2vid_cli.camera import (
     slopes,
 )
 from seg2vid_cli.device import resolve_compute
-from seg2vid_cli.motion import Memory, predict_motion, see_from
+from seg2vid_cli.motion import Memory, fitting_downscale, predict_motion, see_from
 from seg2vid_cli.networks.ego_flow import (
+    FASTEST_TURN,
+    MOST_ACCELERATION,
+    STRAIGHTER,
     TAKEN,
     EgoFlow,
     EgoFlowConfig,
     Plan,
+    class_shares,
     gain,
+    go_on,
     quantiles,
     steer,
     straight_on,
-    sway_back,
     take_rims,
 )
 from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
+from seg2vid_cli.training.data import to_planes
+from seg2vid_cli.training.habits import Observed
 from seg2vid_cli.training.motion import (
+    BELIEVED,
     MotionTask,
     feet_error,
-    measure_drives,
+    measure_sways,
+    road_level,
     road_slope,
 )
 from seg2vid_cli.training.structure import fit_path, mean_speed, to_px
@@ -85,6 +93,7 @@ def car(frames=T):
 def network(**changes):
     made = lively(EgoFlow(replace(CONFIG, **changes)))
     made.speeds.copy_(torch.linspace(0.2, 2, CONFIG.speeds))
+    made.turns.copy_(torch.linspace(-2, 2, CONFIG.speeds))
     made.sways.normal_(0, 0.01)
     made.amounts.copy_(torch.linspace(-1.5, 1.5, CONFIG.speeds))
     return made
@@ -309,6 +318,19 @@ class TestNetwork:
         planes = planes.repeat_interleave(downscale, 2).repeat_interleave(downscale, 3)
         return predict_motion(made, frame, planes, latents, downscale=downscale, compute=CPU)
 
+    @pytest.mark.parametrize(
+        ("size", "wanted"),
+        [
+            ((H, W), 1),
+            ((2 * H, 2 * W), 2),
+            ((4 * H, 4 * W), 4),
+            ((H // 2, W // 2), 1),
+            ((4 * H, 3 * W), 2),  # 3 would fit its width better, but does not go into its height
+        ],
+    )
+    def test_things_are_as_large_as_the_network_learnt_them(self, size, wanted):
+        assert fitting_downscale(size, network()) == wanted
+
     def test_the_command_moves_frames_with_it(self):
         made, latents = network(), torch.randn(2, 1, CONFIG.latent_size)
         motions = self.predict(made, latents)
@@ -475,33 +497,67 @@ class TestWays:
             torch.testing.assert_close(seen[0, t], wanted, rtol=1e-4, atol=1e-5)
 
     def test_a_camera_sways_back_until_it_is_level(self):
-        path = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)).cumsum(1)
-        back = sway_back(path)
+        path = torch.randn(2, T, 4, generator=torch.Generator().manual_seed(0)).cumsum(1)
+        assert torch.equal(go_on(path, 0), path)
+        back, again = go_on(path, 1), go_on(path, 2)
         steps = [torch.diff(p, dim=1, prepend=torch.zeros(2, 1, 4)) for p in (path, back)]
-        torch.testing.assert_close(steps[0][:, -1, :2], steps[1][:, 0, :2])  # no jerk
-        torch.testing.assert_close(back[:, -1, :2], path[:, -1, :2])
+        torch.testing.assert_close(steps[0][:, -1, 0], steps[1][:, 0, 0])  # no jerk
+        torch.testing.assert_close(back[:, -1, 0], path[:, -1, 0])
         torch.testing.assert_close(back[:, -1, 2:], -path[:, -1, 2:])
-        torch.testing.assert_close(sway_back(back), path)
+        torch.testing.assert_close(again[..., [0, 2, 3]], path[..., [0, 2, 3]])
+
+    def test_a_bend_straightens_out(self):
+        arc = torch.zeros(1, T, 4)
+        arc[..., 1] = 0.02 * torch.arange(1.0, T + 1)
+        yaw = torch.cat([go_on(arc, passes)[..., 1].diff(dim=1)[0] for passes in range(1, 9)])
+        assert (yaw > 0).all()
+        assert (yaw.diff() < 0).all()
+        assert yaw[0] == pytest.approx(0.02 * STRAIGHTER**2, rel=1e-4)
+        assert yaw[-1] < 0.02 * 0.3
 
     def test_every_other_pass_sways_back(self):
         made, (frame, planes) = network(), street(2)
         latents = torch.randn(1, 1, CONFIG.latent_size)
         drawn = made.plan(made.encode(frame, planes), latents).camera
-        for back in (False, True):
+        for passes in (0, 1, 2):
             memory = Memory(
                 nearness=wall(),
                 velocity=torch.zeros(1, 2, H, W),
                 known=torch.zeros(1, 1, H, W, dtype=torch.bool),
                 focus=torch.zeros(1, 2),
                 pace=torch.ones(1, 1),
-                back=back,
+                bend=torch.zeros(1, 1),
+                passes=passes,
             )
             (motion,) = predict_motion(
                 made, frame, planes, latents, downscale=1, compute=CPU, memories=[memory]
             )
-            assert motion.course.back == back
+            assert motion.course.passes == passes
             level = motion.course.plan.camera[0, -1, 4:] * drawn[0, -1, 4:]
-            assert ((level < 0) == back).all()
+            assert ((level < 0) == (passes == 1)).all()
+
+    def test_a_camera_goes_on_turning_as_it_began(self):
+        """Whatever the second picture says of the road ahead."""
+        made, (frame, planes) = network(), street(2)
+        with torch.no_grad():
+            made.habit_bias[1] = -2.0
+        latents = torch.zeros(1, 1, CONFIG.latent_size)
+        memory = Memory(
+            nearness=wall(),
+            velocity=torch.zeros(1, 2, H, W),
+            known=torch.zeros(1, 1, H, W, dtype=torch.bool),
+            focus=torch.zeros(1, 2),
+            pace=torch.ones(1, 1),
+            bend=torch.tensor([[2.0]]),
+            passes=1,
+        )
+        turns = []
+        for memories in ([], [memory]):
+            (motion,) = predict_motion(
+                made, frame, planes, latents, downscale=1, compute=CPU, memories=memories
+            )
+            turns.append(float(motion.course.plan.camera[0, -1, 3]))
+        assert turns[0] < 0 < turns[1]
 
     def plan(self, away, velocity=0.0, speed=0.5, frames=8):
         camera = cameras(torch.tensor([[0.0, 0, speed, 0, 0, 0]]), frames)
@@ -538,6 +594,19 @@ class TestWays:
     def test_what_is_not_in_the_way_slows_nobody(self, train_id, place):
         plan = self.plan(6.0)
         assert keep_distance(plan, self.classes(train_id, place), torch.zeros(1, 2)) is plan
+
+    @pytest.mark.parametrize("side", [-1, 1])
+    def test_in_a_bend_it_is_the_arc_that_has_to_be_free(self, side):
+        plan = self.plan(20.0, speed=1.9)
+        turning = plan.camera.clone()
+        turning[..., 3] = side * 0.045 * torch.arange(1, 9)  # at 20 it is 4.7 to the side
+        turning = replace(plan, camera=turning)
+        beside = np.s_[24:40, 86:100] if side > 0 else np.s_[24:40, 28:42]
+        ahead, straight = self.classes(13, np.s_[24:40, 60:68]), torch.zeros(1, 2)
+        assert keep_distance(turning, ahead, straight) is turning
+        assert keep_distance(plan, ahead, straight) is not plan
+        assert keep_distance(turning, self.classes(13, beside), straight) is not turning
+        assert keep_distance(plan, self.classes(13, beside), straight) is plan
 
     def test_pixels_around_a_thing_go_with_it(self):
         plan = self.plan(10.0)
@@ -581,40 +650,60 @@ class TestWays:
 
 
 class TestDrives:
-    def test_drives_that_were_measured_are_drawn_again(self):
+    def test_sways_that_were_measured_are_drawn_again(self):
         torch.manual_seed(0)
         count, frames = 400, 8
+        places = torch.linspace(0.03, 0.97, 9)
         speed = 0.2 + 0.6 * torch.rand(count, 1)
         pace = torch.full((count, 1), 0.5)
-        turn = 0.01 * torch.randn(count, 1) * gain(speed, pace)[:, 0]
+        nod = torch.randn(count, 1)
         path = straight_on(speed, frames)
-        path[..., 1] += turn * torch.arange(1, frames + 1)
-        speeds, sways, amounts = measure_drives(path, pace, speeds=9, sways=5)
-        assert speeds.shape == (9,)
+        path[..., 1] += 0.05 * torch.randn(count, 1) * torch.arange(1, frames + 1)  # even turns
+        path[..., 2] += 0.01 * nod * gain(speed, pace)[:, 0] * torch.arange(1, frames + 1)
+        sways, amounts = measure_sways(path, pace, places, sways=5)
         assert amounts.shape == (5, 9)
-        normal = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 9))
-        torch.testing.assert_close(amounts[0], normal, rtol=0.1, atol=0.15)
+        way = sways[0, -1, 2].sign()
+        most = 2 * nod.abs().median()  # larger ones are brought down to that
+        usual = nod.clamp(-most, most)
+        drawn = torch.quantile(usual / usual.square().mean().sqrt(), places)
+        torch.testing.assert_close((way * amounts[0]).sort().values, drawn, rtol=0.1, atol=0.1)
         assert sways.shape == (5, frames, 4)
-        torch.testing.assert_close(speeds, torch.linspace(0.436, 1.564, 9), rtol=0, atol=0.08)
-        assert (speeds.diff() >= 0).all()
-        yaw = sways[0, :, 1].abs()
-        torch.testing.assert_close(yaw, 0.01 * torch.arange(1.0, frames + 1), rtol=0.2, atol=0)
+        wanted = BELIEVED * 0.01 * usual.std() * torch.arange(1.0, frames + 1)
+        torch.testing.assert_close(sways[0, :, 2].abs(), wanted, rtol=0.2, atol=0)
         others = sways.clone()
-        others[0, :, 1] = 0
+        others[0, :, 2] = 0
         assert others.abs().max() < 1e-3
 
     def test_clips_and_their_mirror_images_sway_alike(self):
         torch.manual_seed(0)
         frames = torch.arange(1.0, T + 1)[:, None]
         path = torch.randn(50, 1, 4) * frames + torch.randn(50, 1, 4) * frames**2
-        pace, mirror = torch.ones(50, 1), torch.tensor([1, -1, 1, -1])
+        pace, mirrored = torch.ones(50, 1), torch.tensor([1, -1, 1, -1])
         found = [
-            measure_drives(each, pace, speeds=3, sways=12)[1] for each in (path, path * mirror)
+            measure_sways(each, pace, torch.linspace(0, 1, 3), sways=12)[0]
+            for each in (path, path * mirrored)
         ]
         spreads = [(sways**2).sum(0).sqrt() for sways in found]
         torch.testing.assert_close(*spreads, rtol=1e-3, atol=1e-4)
         both = torch.einsum("ktc,ktd->tcd", found[0], found[0])
         assert both[:, 1, 2].abs().max() < 1e-3  # a turn to the side says nothing of one down
+
+    @pytest.mark.parametrize("turn", [-9.0, 0.0, 9.0])
+    def test_nobody_takes_a_bend_too_fast(self, turn):
+        made, (frame, planes) = network(), street()
+        made.sways.zero_()
+        made.turns.mul_(2)
+        latents = torch.tensor([[0.0, turn, 0, 0]])
+        scene = replace(made.read(frame, planes), pace=torch.ones(1, 1))
+        speed, camera = made.drive(latents, scene)
+        yaw = camera[0, -1, 3] / T
+        assert yaw.sign() == math.copysign(1, turn) * (turn != 0)
+        assert float(speed) == pytest.approx(
+            min(1.1, MOST_ACCELERATION / max(float(yaw.abs()), 1e-6)), rel=1e-4
+        )
+        assert (float(speed) < 1) == (turn != 0)
+        assert yaw.abs() <= FASTEST_TURN * 1.0001
+        torch.testing.assert_close(camera[0, -1, 2], T * speed[0, 0])
 
 
 class TestTraining:
@@ -631,6 +720,17 @@ class TestTraining:
         assert (slope < 1.15).all()
         assert (uneven > 0.01).all()
         assert (road_slope(nearness, 0 * road)[0] == 0).all()
+
+    def test_a_level_road_would_end_where_the_camera_drives_to(self):
+        road = torch.zeros(1, 1, H, W)
+        road[:, :, 40:, 20:90] = 1
+        focus = torch.tensor([[0.1, 0.05]])
+        down = slopes(H, W)[1].expand(1, 1, H, W)
+        level = road_level((down - 0.05).clamp_min(0), road, focus)
+        torch.testing.assert_close(level, torch.ones(1))
+        assert road_level(0.5 * (down - 0.05), road, focus) == pytest.approx(0.5, abs=1e-4)
+        assert road_level((down + 0.1).clamp_min(0), road, focus) > 1.5  # same slope, and nearer
+        assert road_level(down, 0 * road, focus) == 0
 
     def test_feet_are_as_near_as_the_ground_they_stand_on(self):
         down = slopes(H, W)[1].expand(1, 1, H, W)
@@ -688,6 +788,14 @@ class TestClips:
         yield made
         made.batches.close()
 
+    def test_a_clip_is_brought_to_another_size(self, clips):
+        (drive,) = clips.clips
+        small = training_clips.resize_clip(drive, (64, 128))
+        assert small.frames.shape == (12, 64, 128, 3)
+        assert small.frames.mean() == pytest.approx(drive.frames.mean(), abs=0.5)
+        assert (small.train_ids == drive.train_ids[:, ::2, ::2]).mean() > 0.99
+        assert set(np.unique(small.train_ids)) == {2, 13}
+
     def test_a_part_of_a_clip_moves_as_much_faster_as_it_is_enlarged(self, clips, monkeypatch):
         frames, ids, teacher = clips.draw(0, None)
         monkeypatch.setattr(training_clips, "ZOOM", (0.5, 0.5))
@@ -720,10 +828,26 @@ class TestClips:
     def test_at_the_end_cameras_are_measured(self, task, monkeypatch):
         monkeypatch.setattr(training_motion, "MEASURED_BATCHES", 2)
         before = {name: value.clone() for name, value in task.network.named_parameters()}
-        assert task.network.sways.abs().max() == 0
+        drives = [
+            Observed(
+                train_ids=np.full((H, W), 2 + turn % 2, np.uint8), speed=0.3, turn=0.002 * turn
+            )
+            for turn in range(-8, 8)
+        ]
+        asked = []
+        monkeypatch.setattr(
+            training_motion, "between_stills", lambda *args, fps: asked.append(fps) or drives
+        )
+        task.stills_fps = 25.0
+        assert task.network.sways.abs().max() == task.network.turns.abs().max() == 0
         task.finish(task.network)
+        assert asked == [25]
         assert task.network.sways.abs().max() > 0
-        assert (task.network.speeds.diff() >= 0).all()
+        assert task.network.sways[..., 0].abs().max() == 0  # no changes of speed
+        assert task.network.turns.max() > 1
+        assert task.network.habit_weights.abs().max() > 0
+        pace, _ = task.network.expect(class_shares(to_planes([drives[0].train_ids])))
+        assert float(pace) == pytest.approx(0.3, rel=0.1)
         assert all(torch.equal(v, before[k]) for k, v in task.network.named_parameters())
 
     def test_a_flow_on_road_is_not_believed(self):

@@ -16,7 +16,7 @@ from seg2vid_cli.motion import sample_latents
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training import evaluate, evaluate_motion
 from seg2vid_cli.training.clips import DriveClip
-from seg2vid_cli.training.data import Pair
+from seg2vid_cli.training.data import Pair, wide_window
 from seg2vid_cli.training.segmenter import SegmenterTask
 from seg2vid_cli.video import open_video
 
@@ -72,7 +72,7 @@ def test_a_reader_that_sees_no_difference_gives_equal_scores(pairs, pipeline, mo
     task = SegmenterTask(pairs, batch=2, size_hw=(64, 128))
     for _ in range(10):
         task.step()
-    windows = {p.name: evaluate.wide_window(p, pipeline.bundle.size_hw).picture for p in pairs}
+    windows = {p.name: wide_window(p, pipeline.bundle.size_hw).picture for p in pairs}
     order = iter(windows.values())
     monkeypatch.setattr(evaluate, "paint_labels", lambda *a, **k: next(order))
     figures = evaluate.first_frame_scores(pipeline, pairs, task.network.eval())

@@ -296,7 +296,13 @@ class TestTravel:
         at = torch.tensor([float(t) for t in times])
         camera = scale * path_at(plan.camera, at)
         flow, back, visible, _ = see_from(plan, camera, at, scale=scale, forward_flow=True)
-        course = Course(plan=plan, focus=torch.zeros(1, 2), pace=torch.ones(1, 1), scale=scale)
+        course = Course(
+            plan=plan,
+            focus=torch.zeros(1, 2),
+            pace=torch.ones(1, 1),
+            bend=torch.zeros(1, 1),
+            scale=scale,
+        )
         return Motion(
             flow_px=flow, forward_flow_px=back, visibility=visible, times=times, course=course
         )

@@ -11,7 +11,14 @@ pytest.importorskip("cv2")
 from seg2vid_cli.camera import camera_flow, slopes
 from seg2vid_cli.networks.ego_flow import Scene, steer
 from seg2vid_cli.training.clips import MotionBatch
-from seg2vid_cli.training.structure import explain, find_camera, fit_path, length, to_px
+from seg2vid_cli.training.structure import (
+    explain,
+    find_camera,
+    fit_path,
+    length,
+    to_px,
+    without_unit,
+)
 
 H, W, T = 64, 128, 3
 FOCUS = torch.tensor([[0.05, -0.025]])
@@ -83,6 +90,7 @@ def test_where_a_camera_drives_to_is_learnt_from_what_it_sees():
         nearness=street(),
         focus=focus,
         pace=torch.ones(1, 1),
+        bend=torch.zeros(1, 1),
         features=torch.zeros(1, 1, H // 8, W // 8),
         objects=torch.zeros(1, 1, H, W),
         classes=torch.zeros(1, 1, H, W, dtype=torch.long),
@@ -165,6 +173,7 @@ def test_depth_is_not_learnt_from_ground_and_objects():
         nearness=wall(0.1),
         focus=FOCUS,
         pace=torch.ones(1, 1),
+        bend=torch.zeros(1, 1),
         features=torch.zeros(1, 1, H // 8, W // 8),
         objects=(classes == 13).float(),
         classes=classes,
@@ -174,3 +183,14 @@ def test_depth_is_not_learnt_from_ground_and_objects():
     assert sure[..., 20:, :].max() == 0
     assert sure[..., 12:18, 32:38].max() < 0.9 * sure[..., :8, :20].min()
     assert sure[..., :8, :20].min() > 0.5
+
+
+def test_no_gradient_goes_to_the_unit_of_distance():
+    nearness = street().requires_grad_()
+    made = without_unit(nearness)
+    torch.testing.assert_close(made, street())
+    (made * torch.rand(H, W)).sum().backward()
+    assert nearness.grad is not None
+    assert nearness.grad.abs().max() > 0.1
+    along = (nearness.grad * nearness).sum()  # everything nearer by the same factor
+    assert abs(float(along.detach())) < 1e-3

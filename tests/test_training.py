@@ -43,7 +43,6 @@ from seg2vid_cli.training.clips import (
     parse_clip,
     read_clips,
 )
-from seg2vid_cli.training.evaluate import wide_window
 from seg2vid_cli.training.evaluate_motion import motion_scores
 from seg2vid_cli.training.export import export_runs
 from seg2vid_cli.training.first_frame import FirstFrameTask
@@ -1205,7 +1204,7 @@ class TestTasks:
 
 class TestEvaluate:
     def test_the_window_is_wide_and_from_the_upper_part(self, pairs):
-        window = wide_window(pairs[0], (48, 96))
+        window = data.wide_window(pairs[0], (48, 96))
         assert window.picture.shape == (48, 96, 3)
         assert window.train_ids.shape == (48, 96)
         assert (window.train_ids[0] == 10).all()

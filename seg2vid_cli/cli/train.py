@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -94,6 +95,13 @@ LabelsByOption = Annotated[
     ),
 ]
 BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
+StillsFpsOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Rate of the frames that the names of --pictures count: how cars drive is then "
+        "measured between pictures 0.5 to 1.5 s apart, too.",
+    ),
+]
 
 
 @app.command()
@@ -314,6 +322,7 @@ def motion(
     batch: BatchOption = 4,
     networks: NetworksOption = None,
     labels_by: LabelsByOption = None,
+    stills_fps: StillsFpsOption = None,
 ) -> None:
     """Picture and labels to depth and motion; needs a trained segmenter, or --labels-by.
 
@@ -322,8 +331,10 @@ def motion(
     device = _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
+    _check_stills(stills_fps, pictures)
     from seg2vid_cli.networks.ego_flow import EgoFlow
-    from seg2vid_cli.training.clips import WORK_HW, collate
+    from seg2vid_cli.training.clips import FPS, WORK_HW, collate
+    from seg2vid_cli.training.habits import neighbours
     from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.motion import MOTION, MotionTask
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
@@ -332,6 +343,11 @@ def motion(
     if begin is not None:
         check_start(begin, EgoFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
+    if stills_fps is not None and not neighbours(pairs, fps=stills_fps):
+        raise InputError(
+            f"{pictures}: no two pictures are 0.5 to 1.5 s apart by the numbers in their names",
+            hint="give the rate of the frames that they count, or leave --stills-fps out",
+        )
     clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW, labels_by), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
@@ -340,6 +356,8 @@ def motion(
         seed=seed,
         batch=batch,
         device=device,
+        stills=pairs if stills_fps else (),
+        stills_fps=stills_fps or FPS,
     )
     train(task, out=out, minutes=minutes, start_from=begin)
 
@@ -473,6 +491,7 @@ def everything(
             help="Paint along sketches, with the edge detector of these weights, which comes with.",
         ),
     ] = None,
+    stills_fps: StillsFpsOption = None,
 ) -> None:
     """The whole recipe in order, then export; run again, it goes on where it stopped."""
     pairs: dict[str, Any] = {
@@ -484,6 +503,7 @@ def everything(
     shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
     spent = {part: minutes * share for part, share in SHARES.items()}
     _check(device)  # all that can be known now, rather than after hours
+    _check_stills(stills_fps, pictures)
     of_refinement = _check_recipe(size, clip, output, name)
     _start(guided, "edges")
     _pairs(**pairs)
@@ -500,7 +520,7 @@ def everything(
         sketches=guided is not None,
     )
     palette(**pairs, out=out, seed=seed, guided=guided)
-    motion(**pairs, **shared, clip=clip, minutes=spent["motion"])
+    motion(**pairs, **shared, clip=clip, minutes=spent["motion"], stills_fps=stills_fps)
     refine(**shared, clip=clip, minutes=spent["refine"], size=of_refinement)
     export(output=output, name=name, out=out, base=guided)
 
@@ -642,6 +662,15 @@ def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> l
             f"{names}: {error.strerror}", hint="--names takes a text file, one picture name a line"
         ) from error
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
+
+
+def _check_stills(fps: float | None, pictures: Path | None) -> None:
+    if fps is None:
+        return
+    if not 0 < fps < math.inf:  # also true for NaN
+        raise InputError(f"--stills-fps {fps:g} is out of range", hint="frames per second, above 0")
+    if pictures is None:
+        raise InputError("--stills-fps needs pictures", hint="give --pictures and --labels as well")
 
 
 def _check(device: str = "cpu", batch: int = 1) -> str:

@@ -39,6 +39,13 @@ SLOW = 0.25  # of the usual speed: what sways even a standing camera
 RIM = 2  # pixels at the border where the network sees too little
 TAKEN = 3 / 256  # of the height, around a thing: what its colours run into
 RIM_STEP = 0.85  # what is beside a thing lies before it where the thing is not as near as that
+GRID = (4, 8)  # cells that a picture's classes are counted in, to say how one drives there
+TURN_UNIT = math.radians(1) / 15  # per frame: turns are alike up to about one degree a second
+MOST_BEND = math.asinh(8)  # inverse hyperbolic sine of such units, expected of a picture
+FASTEST_TURN = math.radians(30) / 15  # radians per frame
+# Lateral acceleration that nobody exceeds in a bend: 3 m/s^2, in camera heights per frame squared.
+MOST_ACCELERATION = 3 / (1.5 * 15**2)
+STRAIGHTER = 0.95  # per frame, once a pass is over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +59,10 @@ class EgoFlowConfig:
         num_frames: T, the frames predicted in one pass.
         channels: Encoder widths at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size.
         full_channels: Width at full size.
-        background_latents: Length of the camera's part of the latent: speed, then sway.
+        background_latents: Length of the camera's part of the latent: speed, turn, then sways.
         foreground_latents: Length of the objects' part.
         latent_channels: Channels of the map that the objects' part becomes.
-        speeds: How many quantiles of the speed are kept.
+        speeds: How many quantiles of speed, turn and sways are kept.
     """
 
     size_hw: tuple[int, int]
@@ -88,6 +95,7 @@ class Scene:
         nearness: `(B, 1, H, W)`, one over the distance, in camera heights; 0 = as far as the sky.
         focus: `(B, 2)`, slopes right and down of the direction that the camera drives in.
         pace: `(B, 1)`, usual speed in such a place, camera heights per frame.
+        bend: `(B, 1)`, how far to the right cars turn in such a place, see `turn_rate`.
         features: `(B, C, H/8, W/8)`, for the objects.
         objects: `(B, 1, H, W)` in [0, 1], share of object classes.
         classes: `(B, 1, H, W)`, the class that has the largest share.
@@ -98,6 +106,7 @@ class Scene:
     nearness: Tensor
     focus: Tensor
     pace: Tensor
+    bend: Tensor
     features: Tensor
     objects: Tensor
     classes: Tensor
@@ -153,7 +162,12 @@ class EgoFlow(nn.Module):
     def __init__(self, config: EgoFlowConfig) -> None:
         super().__init__()
         self.config = config
-        if len(config.channels) != ENCODER_LEVELS or config.speeds < 2 or not config.num_frames:
+        if (
+            len(config.channels) != ENCODER_LEVELS
+            or config.speeds < 2
+            or config.background_latents < 3
+            or not config.num_frames
+        ):
             raise ValueError(f"{config} is no ego-flow network")
         if any(side % self.multiple or not side for side in config.size_hw):
             raise ValueError(f"size {config.size_hw} is not in whole {self.multiple} pixels")
@@ -175,7 +189,7 @@ class EgoFlow(nn.Module):
         )
         self.last = UpBlock(widths[0], inputs, config.full_channels)
         self.nearness = nn.Conv2d(config.full_channels, 1, 3, padding=1)
-        self.way = nn.Linear(3 * widths[-1], 3)
+        self.way = nn.Linear(3 * widths[-1], 2)
 
         height, width = (side // self.multiple for side in config.size_hw)
         self.latent_fc = nn.Linear(
@@ -187,11 +201,16 @@ class EgoFlow(nn.Module):
         )
         self.velocity = nn.Conv2d(widths[EIGHTH], 2, 3, padding=1)
 
-        # How real cameras move, measured after training: quantiles of the speed; by what they leave
-        # the straight even path, see `steer`; and quantiles of how much. Most drive straight most
-        # of the time, so that is no normal distribution.
-        sways = config.background_latents - 1
+        # How real cameras move, measured after training: speed and turn by where classes are in the
+        # picture, and quantiles of what that leaves open; by what they leave an even arc, see
+        # `steer`, and quantiles of how much. Most drive straight most of the time, so that is no
+        # normal distribution.
+        sways = config.background_latents - 2
+        cells = config.label_planes * math.prod(GRID)
+        self.register_buffer("habit_weights", torch.zeros(2, cells))
+        self.register_buffer("habit_bias", torch.zeros(2))
         self.register_buffer("speeds", torch.linspace(0, 1, config.speeds))
+        self.register_buffer("turns", torch.zeros(config.speeds))
         self.register_buffer("sways", torch.zeros(sways, config.num_frames, 4))
         self.register_buffer("amounts", torch.zeros(sways, config.speeds))
         for layer in (self.nearness, self.way, self.velocity):
@@ -199,7 +218,10 @@ class EgoFlow(nn.Module):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
+    habit_weights: Tensor
+    habit_bias: Tensor
     speeds: Tensor
+    turns: Tensor
     sways: Tensor
     amounts: Tensor
 
@@ -232,7 +254,7 @@ class EgoFlow(nn.Module):
             x = layer(x)
             skips.append(x)
         x = self.middle(x)
-        focus, pace = self.way(_moments(x)).split([2, 1], dim=-1)
+        focus = self.way(_moments(x))
         features = x
         for up, skip in zip(self.up_blocks, skips[-2::-1], strict=True):
             x = up(x, skip)
@@ -246,15 +268,22 @@ class EgoFlow(nn.Module):
         nearness = stand_upright(nearness, classes)
         nearness = sit_upright(nearness, classes, owners)
         objects = planes[:, OBJECTS].sum(1, keepdim=True).float()
+        pace, bend = self.expect(class_shares(planes))
         return Scene(
             nearness=nearness,
             focus=FOCUS_SCALE * focus,
-            pace=USUAL_PACE * pace.clamp(-PACES, PACES).exp(),
+            pace=pace,
+            bend=bend,
             features=features,
             objects=objects,
             classes=classes,
             owners=owners,
         )
+
+    def expect(self, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Pace and bend, see `Scene`, by what is where, see `class_shares`."""
+        pace, bend = F.linear(shares.float(), self.habit_weights, self.habit_bias).split(1, 1)
+        return USUAL_PACE * pace.float().clamp(-PACES, PACES).exp(), bend.float()
 
     def plan(self, encoded: Sequence[Tensor], latents: Tensor) -> Plan:
         """Predict motion from what `encode` gave.
@@ -282,12 +311,16 @@ class EgoFlow(nn.Module):
             Speeds `(B, 1)` in camera heights per frame, and cameras `(B, T, 6)`, see `Plan`.
         """
         shares = 0.5 * (1 + torch.erf(latents / math.sqrt(2)))
-        tables = torch.cat([self.speeds[None], self.amounts]).float()
-        share, *amounts = quantiles(tables, shares).split(1, dim=1)
+        tables = torch.cat([self.speeds[None], self.turns[None], self.amounts]).float()
+        share, turn, *amounts = quantiles(tables, shares).split(1, dim=1)
         speed = scene.pace * share
+        rate = turn_rate(scene.bend, turn) * gain(speed, scene.pace)[:, :, 0]
+        rate = rate.clamp(-FASTEST_TURN, FASTEST_TURN)
+        speed = torch.minimum(speed, MOST_ACCELERATION / rate.abs().clamp_min(1e-6))
         sway = torch.einsum("bk,ktc->btc", torch.cat(amounts, dim=1), self.sways.float())
         path = straight_on(speed, self.config.num_frames) + gain(speed, scene.pace) * sway
-        return speed, steer(path, scene.focus)
+        frames = torch.arange(1, path.shape[1] + 1, device=path.device)
+        return speed, steer(path + F.pad((rate * frames)[..., None], (1, 2)), scene.focus)
 
     def own_velocity(self, scene: Scene, speed: Tensor, latents: Tensor) -> Tensor:
         """How objects move by themselves.
@@ -338,13 +371,47 @@ def steer(path: Tensor, focus: Tensor) -> Tensor:
     return torch.cat([*shift, path], dim=-1)
 
 
-def sway_back(path: Tensor) -> Tensor:
-    """The path that goes on after `path` `(B, T, 4)`, counted from its end.
+def go_on(path: Tensor, passes: int) -> Tensor:
+    """The path of a later pass, counted from the end of the one before.
 
-    Speed and bend go on evenly, and in the end the camera is level again.
+    Speed goes on evenly, and a bend straightens out, since what comes in from the side has to be
+    invented. Every other pass the camera sways back, so that it is level again.
+
+    Args:
+        path: `(B, T, 4)`, see `steer`: that of the first pass.
+        passes: How many there were before.
     """
-    steps = torch.diff(F.pad(path, (0, 0, 1, 0)), dim=1).flip(1)
-    out: Tensor = (steps * steps.new_tensor([1.0, 1.0, -1.0, -1.0])).cumsum(1)
+    if not passes:
+        return path
+    count = path.shape[1]
+    steps = torch.diff(F.pad(path, (0, 0, 1, 0)), dim=1)
+    if passes % 2:
+        steps = steps.flip(1) * steps.new_tensor([1.0, 1.0, -1.0, -1.0])
+    frames = torch.arange(1, count + 1, device=path.device) + count * (passes - 1)
+    straighter = F.pad((STRAIGHTER**frames - 1)[:, None], (1, 2)) + 1
+    out: Tensor = (steps * straighter).cumsum(1)
+    return out
+
+
+def class_shares(planes: Tensor) -> Tensor:
+    """Shares of the classes `(B, C, H, W)` in the cells of `GRID`, `(B, C * h * w)`."""
+    return F.adaptive_avg_pool2d(planes, GRID).flatten(1)
+
+
+def mirror(shares: Tensor) -> Tensor:
+    """Class shares `(..., C * h * w)` of pictures with left and right exchanged."""
+    out: Tensor = shares.unflatten(-1, (-1, *GRID)).flip(-1).flatten(-3)
+    return out
+
+
+def turn_rate(bend: Tensor, turn: Tensor) -> Tensor:
+    """How fast a camera at the usual speed turns to the right, `(B, 1)`, in radians per frame.
+
+    Args:
+        bend: `(B, 1)`, see `Scene`.
+        turn: `(B, 1)`, how far it is from what is expected, 0 on average.
+    """
+    out: Tensor = TURN_UNIT * (bend.clamp(-MOST_BEND, MOST_BEND) + turn).sinh()
     return out
 
 

@@ -92,14 +92,19 @@ def read_clip(
         step: Keep every `step`-th frame; `first` and `last` count all of them.
     """
     full = np.stack(list(islice(read_frames(path), first, last, step)))
-    ids = label_frames(segmenter, full)
-    size = size_hw[::-1]
+    clip = DriveClip(name=path.name, frames=full, train_ids=label_frames(segmenter, full))
+    return resize_clip(clip, size_hw)
+
+
+def resize_clip(clip: DriveClip, size_hw: tuple[int, int]) -> DriveClip:
+    """Bring a clip to another size."""
+    size, (height, width) = size_hw[::-1], clip.train_ids.shape[1:]
     # An area filter enlarges by repeating pixels, which networks learn to paint.
-    larger = size_hw[0] > full.shape[1] or size_hw[1] > full.shape[2]
+    larger = size_hw[0] > height or size_hw[1] > width
     how = cv2.INTER_CUBIC if larger else cv2.INTER_AREA
-    frames = np.stack([cv2.resize(f, size, interpolation=how) for f in full])
-    small = np.stack([cv2.resize(i, size, interpolation=cv2.INTER_NEAREST) for i in ids])
-    return DriveClip(name=path.name, frames=frames, train_ids=small)
+    frames = np.stack([cv2.resize(f, size, interpolation=how) for f in clip.frames])
+    ids = np.stack([cv2.resize(i, size, interpolation=cv2.INTER_NEAREST) for i in clip.train_ids])
+    return replace(clip, frames=frames, train_ids=ids)
 
 
 def parse_clip(text: str) -> tuple[Path, int, int | None]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import NUM_CLASSES
-from seg2vid_cli.labels import read_labels
+from seg2vid_cli.labels import labels_from_array, read_labels, resize_labels
 
 # A data set with few classes must still teach the planes it lacks: now and then an object is handed
 # over under the name of a class that looks alike.
@@ -133,6 +133,25 @@ def crop_pair(
     labels = Image.fromarray(pair.train_ids).resize((out_w, out_h), Image.Resampling.NEAREST, box)
     x, y = np.asarray(picture), np.asarray(labels)
     return (x[:, ::-1], y[:, ::-1]) if rng.random() < 0.5 else (x, y)
+
+
+def wide_window(pair: Pair, size_hw: tuple[int, int]) -> Pair:
+    """The upper 2:1 part of a labelled picture at the working size.
+
+    The window starts an eighth of the picture's spare height from the top, so that a bonnet at the
+    bottom stays out.
+    """
+    height, width = pair.train_ids.shape
+    window = min(height, width * size_hw[0] // size_hw[1])
+    top = (height - window) // 8
+    picture = pair.picture[top : top + window]
+    labels = labels_from_array(pair.train_ids[top : top + window], encoding="train-ids")
+    small = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA)
+    return Pair(
+        name=pair.name,
+        picture=np.asarray(small, np.uint8),
+        train_ids=resize_labels(labels, size_hw).train_ids,
+    )
 
 
 def jitter_colours(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,11 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.labels import labels_from_array, resize_labels
 from seg2vid_cli.networks.segmenter import Segmenter
 from seg2vid_cli.pipeline import Pipeline
-from seg2vid_cli.training.clips import DriveClip, check_clip, load_segmenter, read_clips
-from seg2vid_cli.training.data import Pair, to_tensor
+from seg2vid_cli.training.clips import (
+    WORK_HW,
+    DriveClip,
+    check_clip,
+    load_segmenter,
+    read_clips,
+    resize_clip,
+)
+from seg2vid_cli.training.data import Pair, to_tensor, wide_window
 from seg2vid_cli.training.evaluate_motion import (
     HORIZONS,
     coherence_scores,
@@ -100,34 +105,16 @@ def evaluate_bundle(
         drives.append(drive)
         strides.append(1)
     for drive, stride in zip(drives, strides, strict=True):
-        figures[drive.name] = {
-            **motion_scores(pipeline, drive, stride),
-            **coherence_scores(pipeline, drive, stride),
-        }
+        figures[drive.name] = coherence_scores(pipeline, drive, stride)
+        small = WORK_HW[1] * size[0] // size[1], WORK_HW[1]
+        for height, width in sorted({small, size}):
+            sized = resize_clip(drive, (height, width))
+            figures[drive.name][f"at_{width}x{height}"] = motion_scores(pipeline, sized, stride)
     return figures
 
 
 def _spread(count: int, wanted: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, count - 1, min(wanted, count))})
-
-
-def wide_window(pair: Pair, size_hw: tuple[int, int]) -> Pair:
-    """The upper 2:1 part of a labelled picture at the working size.
-
-    The window starts an eighth of the picture's spare height from the top, so that a bonnet at the
-    bottom stays out.
-    """
-    height, width = pair.train_ids.shape
-    window = min(height, width * size_hw[0] // size_hw[1])
-    top = (height - window) // 8
-    picture = pair.picture[top : top + window]
-    labels = labels_from_array(pair.train_ids[top : top + window], encoding="train-ids")
-    small = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA)
-    return Pair(
-        name=pair.name,
-        picture=np.asarray(small, np.uint8),
-        train_ids=resize_labels(labels, size_hw).train_ids,
-    )
 
 
 def first_frame_scores(

@@ -165,7 +165,13 @@ def train(
                     f"{ours}",
                     hint="name another folder with --out, or give the options of that training",
                 )
-        task.network.load_state_dict(state["network"])
+        try:
+            task.network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise InputError(
+                f"{folder}: holds a training by another version",
+                hint="name another folder with --out",
+            ) from error
         average.load_state_dict(state["average"])
         task.helpers.load_state_dict(state["helpers"])
         for name, optimizer in task.optimizers.items():

@@ -3,13 +3,13 @@
 A classical flow is the teacher. For every clip camera and depth that explain it best are found by
 least squares, from the depth that the network sees, see `structure`; how far that is from them,
 and what it leaves unexplained, is the network's error. Objects are left out of that, and their own
-motion goes through a small conditional VAE. At the end the cameras found are measured, so that new
-ones can be drawn.
+motion goes through a small conditional VAE. At the end it is measured how cars drive, so that new
+cameras can be drawn, see `habits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,21 @@ from seg2vid_cli.networks.ego_flow import (
     EgoFlowConfig,
     Plan,
     Scene,
+    class_shares,
     gain,
-    straight_on,
 )
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.layout import BACKDROP, FLAT, LEAST_FLAT, LEAST_NEARNESS, among
 from seg2vid_cli.training import data
-from seg2vid_cli.training.clips import NUM_FRAMES, WORK_HW, MotionBatch, MotionClips
+from seg2vid_cli.training.clips import (
+    FPS,
+    NUM_FRAMES,
+    WORK_HW,
+    MotionBatch,
+    MotionClips,
+    collate,
+)
+from seg2vid_cli.training.habits import Observed, between_stills, is_drive, learn_habits
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import (
     dissimilarity,
@@ -46,6 +54,7 @@ from seg2vid_cli.training.structure import (
     find_camera,
     length,
     mean_speed,
+    mean_turn,
     to_px,
 )
 from seg2vid_cli.visualize import flow_to_colour
@@ -67,25 +76,26 @@ MOTION = EgoFlowConfig(
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.5
+LEVEL_WEIGHT = 1.0
+LEAST_DROP = 0.03  # slope from where the camera drives to down to the middle of the road
 PLANE_WEIGHT = 1.0
 LEAST = 0.05
 ENOUGH = 0.05  # share of the pixels of a frame
 DEPTH_WEIGHT = 2.0
 FEET_WEIGHT = 1.0
 FAR_FOOT = 0.03  # nearness: of farther feet a row is too much
-PACE_WEIGHT = 0.1
 OBJECT_WEIGHT = 0.6
 KL_WEIGHT = 3e-3
 FAST = 0.075  # a pixel of error in a flow of so many (one over it) counts half
 PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
 RUNAWAY_PX = 16.0  # an error of objects of so many pixels counts half
-STANDS = 0.05  # camera heights per frame: slower counts as so slow
 
 MEASURED_BATCHES = 60
-NEARNESS_OF_SHIFTS = 0.05  # how many pixels' slope a shift is worth, to compare it with turns
+ROLL = 0.35  # of a turn to the side of so much: how far it moves what is seen, on average
 UNUSUAL = 2.0  # times the median size: larger sways are brought down to that
 UNDERSTOOD = 0.8  # share of the clips whose camera is believed
-TRIMMED = 0.03  # share of the fastest, and of the slowest, that is not drawn again
+BELIEVED = 0.5  # of the size of sways: what is found wavers by itself
+TRIMMED = 0.1  # share of either end that is not drawn again: sharper bends cannot be painted
 
 
 class ObjectEncoder(nn.Module):
@@ -119,6 +129,8 @@ class MotionTask:
         seed: Of weights, augmentation and latents.
         batch: Clips per step.
         device: Where to train.
+        stills: Labelled pictures that drives took in a row, see `between_stills`.
+        stills_fps: Rate of the frames that their names count.
     """
 
     name = "motion"
@@ -132,9 +144,12 @@ class MotionTask:
         seed: int = 0,
         batch: int = 8,
         device: str = "cpu",
+        stills: Sequence[data.Pair] = (),
+        stills_fps: float = FPS,
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device(device)
+        self.stills, self.stills_fps = stills, stills_fps
         self.held_out = held_out.to(self.device)
         self.network: nn.Module = EgoFlow(MOTION).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -157,7 +172,6 @@ class MotionTask:
             scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
         found = find_camera(scene, batch)
         parts = depth_losses(batch, scene, found)
-        parts["pace"] = pace_error(scene, found)
         left_over = (batch.flow_px - found.flow_px).detach() * batch.known
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
@@ -176,8 +190,8 @@ class MotionTask:
             + PHOTOMETRIC_WEIGHT * parts["photometric"]
             + SMOOTH_WEIGHT * parts["smooth"]
             + SLOPE_WEIGHT * parts["slope"]
+            + LEVEL_WEIGHT * parts["level"]
             + PLANE_WEIGHT * parts["plane"]
-            + PACE_WEIGHT * parts["pace"]
             + OBJECT_WEIGHT * parts["objects"]
             + KL_WEIGHT * min(3 * self.progress, 1.0) * parts["kl"]
         )
@@ -189,32 +203,55 @@ class MotionTask:
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
-        """Measure how cameras of real clips move, so that `network` can draw new ones."""
+        """Measure how cars drive in real clips and between stills, so that `network` can draw new
+        cameras.
+        """
         assert isinstance(network, EgoFlow)
         network.eval()
         rng = np.random.default_rng(0)
+        cut = (self.real.batch(rng, self.batch) for _ in range(MEASURED_BATCHES))
+        path, shares, good = self._find(network, cut)
+        places = torch.linspace(TRIMMED, 1 - TRIMMED, network.config.speeds, device=self.device)
+        if observed := self._watch(network):
+            for name, value in vars(learn_habits(observed, places.cpu())).items():
+                getattr(network, name).copy_(value)
+        if good.any():
+            pace, _ = network.expect(shares[good])
+            sways, amounts = measure_sways(path[good], pace, places, sways=len(network.sways))
+            network.sways.copy_(sways)
+            network.amounts.copy_(amounts)
+
+    def _watch(self, network: EgoFlow) -> list[Observed]:
+        """How cars drove: between stills, and about once in every second of the real clips."""
+        observed = between_stills(self.stills, network, fps=self.stills_fps)
+        clips = self.real
+        rows = [r for r, (c, s) in enumerate(clips.starts) if not s % int(FPS * clips.strides[c])]
+        drawn = [clips.draw(row, None) for row in rows]
+        path, _, good = self._find(network, (collate([clip]) for clip in drawn))
+        for (_, ids, _), understood, *drive in zip(
+            drawn, good, mean_speed(path), mean_turn(path), strict=True
+        ):
+            speed, turn = (float(value) for value in drive)
+            if understood and is_drive(speed, turn):
+                observed.append(Observed(train_ids=ids, speed=speed, turn=turn))
+        return observed
+
+    def _find(
+        self, network: EgoFlow, batches: Iterable[MotionBatch]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The cameras of clips: paths `(N, T, 4)`, class shares `(N, F)`, and whether they explain
+        what the teacher sees, `(N,)`.
+        """
         measured: list[tuple[Tensor, ...]] = []
-        for _ in range(MEASURED_BATCHES):
-            batch = self.real.batch(rng, self.batch).to(self.device)
-            scene = network.read(batch.frames[:, 0], batch.planes)
-            found = find_camera(scene, batch)
+        for batch in (batch.to(self.device) for batch in batches):
+            found = find_camera(network.read(batch.frames[:, 0], batch.planes), batch)
             still = found.still
             missed = length(found.flow_px - batch.flow_px) / (1 + FAST * length(batch.flow_px))
             error = (missed * still).flatten(1).sum(1) / still.flatten(1).sum(1).clamp_min(1)
-            measured.append((found.path, scene.pace, error, enough(still).all(1)))
-        path, pace, error, seen = (torch.cat(parts) for parts in zip(*measured, strict=True))
+            measured.append((found.path, class_shares(batch.planes), error, enough(still).all(1)))
+        path, shares, error, seen = (torch.cat(parts) for parts in zip(*measured, strict=True))
         good = seen & (error <= error[seen].quantile(UNDERSTOOD)) if seen.any() else seen
-        if not good.any():
-            return  # nothing is known of any camera
-        speeds, sways, amounts = measure_drives(
-            path[good],
-            pace[good],
-            speeds=network.config.speeds,
-            sways=network.config.background_latents - 1,
-        )
-        network.speeds.copy_(speeds)
-        network.sways.copy_(sways)
-        network.amounts.copy_(amounts)
+        return path, shares, good
 
     @torch.no_grad()
     def follow(self, batch: MotionBatch) -> tuple[Tensor, Tensor]:
@@ -293,9 +330,11 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     seen = F.interpolate(found.still[:, later], scale_factor=2.0) * inside
 
     # The unit of distance is the camera's height: then road comes nearer by as much as it lies
-    # lower in the picture.
-    slope, count_px, unevenness = road_slope(scene.nearness, batch.planes[:, :1])
+    # lower in the picture, and would end where the camera drives to.
+    road = batch.planes[:, :1]
+    slope, count_px, unevenness = road_slope(scene.nearness, road)
     has_road = (count_px > LEAST_FLAT * first[0, 0].numel()).float()
+    level = road_level(scene.nearness, road, scene.focus.detach())
     relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     wrong = (found.nearness.clamp_min(LEAST_NEARNESS).log() - found.explained.log()).abs()
     return {
@@ -305,6 +344,7 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
         "photometric": masked_mean(looks, seen),
         "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
         "slope": (_far_from_one(slope) * has_road).mean(),
+        "level": (_far_from_one(level) * has_road).mean(),
         "plane": (unevenness * has_road).mean(),
     }
 
@@ -354,58 +394,63 @@ def road_slope(nearness: Tensor, road: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return slope, count, uneven / mean.detach().flatten().clamp_min(1e-3)
 
 
+def road_level(nearness: Tensor, road: Tensor, focus: Tensor) -> Tensor:
+    """How near road is, as a share of a level one's nearness, `(B,)`.
+
+    Args:
+        nearness: `(B, 1, H, W)`.
+        road: `(B, 1, H, W)`, 1 on road.
+        focus: `(B, 2)`, see `Scene`.
+    """
+    count = road.sum((1, 2, 3)).clamp_min(1)
+    down = (slopes(road.shape[-2], road.shape[-1], road.device)[1] * road).sum((1, 2, 3)) / count
+    drop = (down - focus[:, 1]).clamp_min(LEAST_DROP)
+    out: Tensor = (nearness * road).sum((1, 2, 3)) / count / drop
+    return out
+
+
 def enough(known: Tensor) -> Tensor:
     """Whether frames `(B, T, 1, H, W)` have enough known pixels to find a camera, `(B, T)`."""
     return known.mean((2, 3, 4)) > ENOUGH
 
 
-def pace_error(scene: Scene, found: Found) -> Tensor:
-    """How wrong the network is about how fast cameras went: a ratio's logarithm."""
-    speed = mean_speed(found.path).clamp_min(STANDS)
-    wrong = (speed.log() - scene.pace.log()).abs()
-    return (wrong * enough(found.still).all(1, keepdim=True)).mean()
-
-
-def measure_drives(
-    path: Tensor, pace: Tensor, *, speeds: int, sways: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Paths of real clips to what new ones are drawn from.
+def measure_sways(
+    path: Tensor, pace: Tensor, places: Tensor, *, sways: int
+) -> tuple[Tensor, Tensor]:
+    """How paths of real clips leave an even arc, to what new ones are drawn from.
 
     Args:
         path: `(N, T, 4)`, see `steer`.
         pace: `(N, 1)`, how fast they were expected to be.
-        speeds: K.
+        places: `(K,)` in [0, 1], which quantiles to return.
         sways: L.
 
     Returns:
-        Quantiles of the speed as a share of the pace but for the extremes, `(K,)`; the L main ways
-        in which paths leave the straight even one, `(L, T, 4)`, each times its standard deviation;
-        and quantiles of how much they do, `(L, K)`.
+        The L main ways in which they do, `(L, T, 4)`, each times what is believed of its standard
+        deviation; and quantiles of how much, `(L, K)`.
     """
     num_frames = path.shape[1]
-    speed = mean_speed(path).clamp_min(0)
-    places = torch.linspace(TRIMMED, 1 - TRIMMED, speeds, device=speed.device)
-    share = torch.quantile((speed / pace)[:, 0], places)
-    rest = (path - straight_on(speed, num_frames)) / gain(speed, pace)
-    # Over so short a time the way ahead is a matter of speed and acceleration; the rest is noise.
     frames = torch.arange(1.0, num_frames + 1, device=path.device)
-    curve = torch.stack([frames, frames**2], dim=1)
-    rest[..., :1] = curve @ (torch.linalg.pinv(curve) @ rest[..., :1])
+    # Not of the way ahead: a classical flow falls behind what moves far, and cameras that are found
+    # seem to brake.
+    rest = path[..., 1:].clone()
+    rest[..., 0] -= mean_turn(path) * frames
+    rest = rest / gain(mean_speed(path).clamp_min(0), pace)
     # Left and right are alike: a mirrored clip turns and rolls the other way.
-    rest = torch.cat([rest, rest * rest.new_tensor([1, -1, 1, -1])])
-    weight = rest.new_tensor([NEARNESS_OF_SHIFTS, 1.0, 1.0, 1.0])
+    rest = torch.cat([rest, rest * rest.new_tensor([-1, 1, -1])])
+    weight = rest.new_tensor([1.0, 1.0, ROLL])
     rows = (rest * weight).flatten(1)
     size = rows.norm(dim=1, keepdim=True)
     rows = rows * (UNUSUAL * size.median() / size.clamp_min(1e-9)).clamp(max=1.0)
     amount, deviation, ways = torch.linalg.svd(rows, full_matrices=False)
     found = min(sways, len(ways))
-    out = rest.new_zeros(sways, *path.shape[1:])
-    out[:found] = (deviation[:found, None] * ways[:found] / len(rows) ** 0.5).view(
-        found, *path.shape[1:]
-    ) / weight
-    amounts = rest.new_zeros(sways, speeds)
+    deviation = BELIEVED * deviation / len(rows) ** 0.5
+    out = rest.new_zeros(sways, num_frames, 4)
+    main = (deviation[:found, None] * ways[:found]).view(found, num_frames, 3)
+    out[:found, :, 1:] = main / weight
+    amounts = rest.new_zeros(sways, len(places))
     amounts[:found] = torch.quantile(amount[:, :found] * len(rows) ** 0.5, places, dim=0).T
-    return share, out, amounts
+    return out, amounts
 
 
 def _far_from_one(values: Tensor) -> Tensor:

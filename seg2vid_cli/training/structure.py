@@ -32,7 +32,7 @@ class Found:
     """The cameras of some clips, at the size of the teacher's flows.
 
     Args:
-        nearness: `(B, 1, H/2, W/2)`.
+        nearness: `(B, 1, H/2, W/2)`; gradients do not go to its unit.
         objects: `(B, 1, H/2, W/2)`, 1 where there may be one.
         still: `(B, T, 1, H/2, W/2)`, 1 where the teacher is believed and only the camera moves.
         path: `(B, T, 4)`, see `steer`; no gradient goes through it.
@@ -57,7 +57,8 @@ def find_camera(scene: Scene, batch: MotionBatch) -> Found:
 
     Flows say nothing of the unit of distance: it stays the network's.
     """
-    nearness, objects = F.avg_pool2d(scene.nearness, 2), F.max_pool2d(scene.objects, 2)
+    nearness = without_unit(F.avg_pool2d(scene.nearness, 2))
+    objects = F.max_pool2d(scene.objects, 2)
     still = batch.known * (1 - objects[:, None])
     path, explained, sure = explain(nearness.detach(), batch.flow_px, still, scene.focus.detach())
     camera = steer(path, scene.focus)
@@ -72,6 +73,18 @@ def find_camera(scene: Scene, batch: MotionBatch) -> Found:
         explained=explained,
         sure=sure * (1 - F.max_pool2d(ground, 2)),
     )
+
+
+def without_unit(nearness: Tensor) -> Tensor:
+    """`(B, 1, H, W)` as it is, with no gradient to what all pixels of a picture have in common.
+
+    Errors of depth make flows look as if everything were farther, step by step without end.
+    """
+    near = nearness.clamp_min(LEAST_NEARNESS)
+    apart = (nearness > LEAST_NEARNESS).to(near.dtype)  # what is farther takes no part in gradients
+    mean = (near.log() * apart).sum((1, 2, 3), keepdim=True)
+    unit = (mean / apart.sum((1, 2, 3), keepdim=True).clamp_min(1)).exp()
+    return nearness / unit * unit.detach()
 
 
 def explain(
@@ -206,8 +219,17 @@ def _adds(nearness: Tensor, seen_at: Tensor) -> Tensor:
 
 def mean_speed(path: Tensor) -> Tensor:
     """Paths `(B, T, 4)`, see `steer`, to speeds ahead `(B, 1)` per frame, by least squares."""
-    frames = torch.arange(1, path.shape[1] + 1, device=path.device)
-    out: Tensor = (path[:, :, 0] * frames).sum(1, keepdim=True) / (frames * frames).sum()
+    return _per_frame(path[:, :, 0])
+
+
+def mean_turn(path: Tensor) -> Tensor:
+    """As `mean_speed`: turns to the right, in radians per frame."""
+    return _per_frame(path[:, :, 1])
+
+
+def _per_frame(values: Tensor) -> Tensor:
+    frames = torch.arange(1, values.shape[1] + 1, device=values.device)
+    out: Tensor = (values * frames).sum(1, keepdim=True) / (frames * frames).sum()
     return out
 
 
