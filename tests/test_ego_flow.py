@@ -515,20 +515,24 @@ class TestWays:
         assert yaw[0] == pytest.approx(0.02 * STRAIGHTER**2, rel=1e-4)
         assert yaw[-1] < 0.02 * 0.3
 
+    def memory(self, passes, bend=0.0):
+        """Of nothing but how the camera goes on."""
+        return Memory(
+            nearness=wall(),
+            velocity=torch.zeros(1, 2, H, W),
+            known=torch.zeros(1, 1, H, W, dtype=torch.bool),
+            focus=torch.zeros(1, 2),
+            pace=torch.ones(1, 1),
+            bend=torch.full((1, 1), bend),
+            passes=passes,
+        )
+
     def test_every_other_pass_sways_back(self):
         made, (frame, planes) = network(), street(2)
         latents = torch.randn(1, 1, CONFIG.latent_size)
         drawn = made.plan(made.encode(frame, planes), latents).camera
         for passes in (0, 1, 2):
-            memory = Memory(
-                nearness=wall(),
-                velocity=torch.zeros(1, 2, H, W),
-                known=torch.zeros(1, 1, H, W, dtype=torch.bool),
-                focus=torch.zeros(1, 2),
-                pace=torch.ones(1, 1),
-                bend=torch.zeros(1, 1),
-                passes=passes,
-            )
+            memory = self.memory(passes)
             (motion,) = predict_motion(
                 made, frame, planes, latents, downscale=1, compute=CPU, memories=[memory]
             )
@@ -542,15 +546,7 @@ class TestWays:
         with torch.no_grad():
             made.habit_bias[1] = -2.0
         latents = torch.zeros(1, 1, CONFIG.latent_size)
-        memory = Memory(
-            nearness=wall(),
-            velocity=torch.zeros(1, 2, H, W),
-            known=torch.zeros(1, 1, H, W, dtype=torch.bool),
-            focus=torch.zeros(1, 2),
-            pace=torch.ones(1, 1),
-            bend=torch.tensor([[2.0]]),
-            passes=1,
-        )
+        memory = self.memory(1, bend=2.0)
         turns = []
         for memories in ([], [memory]):
             (motion,) = predict_motion(
@@ -836,12 +832,12 @@ class TestClips:
         ]
         asked = []
         monkeypatch.setattr(
-            training_motion, "between_stills", lambda *args, fps: asked.append(fps) or drives
+            training_motion, "between_stills", lambda stills, _: asked.append(stills) or drives
         )
-        task.stills_fps = 25.0
+        task.stills = [("one still", "the next", 1.0)]
         assert task.network.sways.abs().max() == task.network.turns.abs().max() == 0
         task.finish(task.network)
-        assert asked == [25]
+        assert asked == [task.stills]
         assert task.network.sways.abs().max() > 0
         assert task.network.sways[..., 0].abs().max() == 0  # no changes of speed
         assert task.network.turns.max() > 0.5

@@ -12,9 +12,8 @@ import torch
 
 from seg2vid_cli.camera import FOCAL
 from seg2vid_cli.networks.ego_flow import TURN_UNIT, USUAL_PACE, EgoFlow, class_shares, mirror
-from seg2vid_cli.training import habits
 from seg2vid_cli.training.data import Pair, to_planes
-from seg2vid_cli.training.habits import Observed, between_stills, learn_habits
+from seg2vid_cli.training.habits import Observed, between_stills, learn_habits, neighbours
 from seg2vid_cli.training.motion import MOTION
 
 H, W = 256, 512
@@ -74,11 +73,15 @@ def pairs(pictures, names):
     ]
 
 
+def compare(stills):
+    return between_stills(neighbours(stills, fps=30), KnowsDepth())
+
+
 class TestStills:
     @pytest.mark.parametrize(("ahead", "degrees"), [(2.0, 5.0), (1.5, -3.0), (3.0, 0.0)])
     def test_speed_and_turn_are_found_between_two_stills(self, ahead, degrees):
         row = pairs(views(ahead, degrees), ("a_f00090", "a_f00120L"))
-        (found,) = between_stills(row, KnowsDepth(), fps=30)
+        (found,) = compare(row)
         assert found.speed == pytest.approx(ahead / 15, rel=0.1)
         assert 15 * math.degrees(found.turn) == pytest.approx(degrees, abs=0.5)
         assert found.train_ids.shape == (H, W)
@@ -88,7 +91,7 @@ class TestStills:
         [("a_10", "b_40"), ("a_10", "a_100"), ("a_10", "a_10"), ("a_10", "a_20"), ("a", "b")],
     )
     def test_only_neighbours_of_one_drive_are_compared(self, names):
-        assert not between_stills(pairs(views(2.0, 5.0), names), KnowsDepth(), fps=30)
+        assert not compare(pairs(views(2.0, 5.0), names))
 
     def test_names_count_the_frames_of_a_drive(self):
         names = [
@@ -97,7 +100,7 @@ class TestStills:
             *("0001TP_006690", "0001TP_006750L"),
         ]
         picture = np.zeros((H, W, 3), np.uint8)
-        found = habits.neighbours(pairs([picture] * len(names), names), fps=30)
+        found = neighbours(pairs([picture] * len(names), names), fps=30)
         assert [(here.name, there.name, seconds) for here, there, seconds in found] == [
             ("0006R0_f00930", "0006R0_f00945", 0.5),
             ("0006R0_f00945", "0006R0_f00960", 0.5),
@@ -108,10 +111,10 @@ class TestStills:
         others = [texture(2), texture(3)]
         plain = [np.full((H, W, 3), 90, np.uint8)] * 2
         for pictures in (others, plain):
-            assert not between_stills(pairs(pictures, ("a_0", "a_30")), KnowsDepth(), fps=30)
+            assert not compare(pairs(pictures, ("a_0", "a_30")))
 
     def test_who_stands_does_not_drive(self):
-        assert not between_stills(pairs(views(0.2, 0.0), ("a_0", "a_30")), KnowsDepth(), fps=30)
+        assert not compare(pairs(views(0.2, 0.0), ("a_0", "a_30")))
 
 
 def observed(count=64, *, seed=0):

@@ -333,7 +333,7 @@ def motion(
         raise InputError("--pictures and --labels go together", hint="give both, or none")
     _check_stills(stills_fps, pictures)
     from seg2vid_cli.networks.ego_flow import EgoFlow
-    from seg2vid_cli.training.clips import FPS, WORK_HW, collate
+    from seg2vid_cli.training.clips import WORK_HW, collate
     from seg2vid_cli.training.habits import neighbours
     from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.motion import MOTION, MotionTask
@@ -343,7 +343,8 @@ def motion(
     if begin is not None:
         check_start(begin, EgoFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    if stills_fps is not None and not neighbours(pairs, fps=stills_fps):
+    stills = neighbours(pairs, fps=stills_fps) if stills_fps else []
+    if stills_fps and not stills:
         raise InputError(
             f"{pictures}: no two pictures are 0.5 to 1.5 s apart by the numbers in their names",
             hint="give the rate of the frames that they count, or leave --stills-fps out",
@@ -356,8 +357,7 @@ def motion(
         seed=seed,
         batch=batch,
         device=device,
-        stills=pairs if stills_fps else (),
-        stills_fps=stills_fps or FPS,
+        stills=stills,
     )
     train(task, out=out, minutes=minutes, start_from=begin)
 

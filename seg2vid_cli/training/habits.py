@@ -116,16 +116,15 @@ def neighbours(pairs: Sequence[Pair], *, fps: float) -> list[tuple[Pair, Pair, f
     return found
 
 
-def between_stills(pairs: Sequence[Pair], network: EgoFlow, *, fps: float) -> list[Observed]:
-    """Compare labelled pictures with the next ones of their drives, see `neighbours`.
+def between_stills(stills: Sequence[tuple[Pair, Pair, float]], network: EgoFlow) -> list[Observed]:
+    """Compare labelled pictures with the next ones of their drives.
 
     Args:
-        pairs: The pictures.
+        stills: From `neighbours`.
         network: Says how near places are.
-        fps: Rate of the frames that their names count.
 
     Returns:
-        What could be matched, in the order of the names.
+        What could be matched, in their order.
     """
     sift = cv2.SIFT_create(FEATURES)
 
@@ -137,7 +136,7 @@ def between_stills(pairs: Sequence[Pair], network: EgoFlow, *, fps: float) -> li
         return _View(pair=window, places=places, features=features)
 
     found, last = [], None
-    for pair, following, seconds in neighbours(pairs, fps=fps):
+    for pair, following, seconds in stills:
         # Usually the one that followed before.
         view = last[1] if last is not None and last[0] is pair else look(pair)
         last = following, look(following)

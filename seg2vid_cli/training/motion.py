@@ -129,8 +129,7 @@ class MotionTask:
         seed: Of weights, augmentation and latents.
         batch: Clips per step.
         device: Where to train.
-        stills: Labelled pictures that drives took in a row, see `between_stills`.
-        stills_fps: Rate of the frames that their names count.
+        stills: Labelled pictures that drives took in a row, see `neighbours`.
     """
 
     name = "motion"
@@ -144,12 +143,10 @@ class MotionTask:
         seed: int = 0,
         batch: int = 8,
         device: str = "cpu",
-        stills: Sequence[data.Pair] = (),
-        stills_fps: float = FPS,
+        stills: Sequence[tuple[data.Pair, data.Pair, float]] = (),
     ) -> None:
         torch.manual_seed(seed)
-        self.device = torch.device(device)
-        self.stills, self.stills_fps = stills, stills_fps
+        self.device, self.stills = torch.device(device), stills
         self.held_out = held_out.to(self.device)
         self.network: nn.Module = EgoFlow(MOTION).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -223,7 +220,7 @@ class MotionTask:
 
     def _watch(self, network: EgoFlow) -> list[Observed]:
         """How cars drove: between stills, and about once in every second of the real clips."""
-        observed = between_stills(self.stills, network, fps=self.stills_fps)
+        observed = between_stills(self.stills, network)
         clips = self.real
         rows = [r for r, (c, s) in enumerate(clips.starts) if not s % int(FPS * clips.strides[c])]
         drawn = [clips.draw(row, None) for row in rows]
