@@ -206,6 +206,16 @@ def test_stills_that_are_no_neighbours_are_of_no_use():
 
 
 @pytest.mark.usefixtures("opencv")
+def test_neighbours_that_do_not_match_are_of_no_use(tmp_path):
+    pairs = pictures_and_labels()
+    for folder in ("pictures", "labels"):
+        for number, file in enumerate(sorted((tmp_path / folder).iterdir())):
+            file.rename(file.with_stem(f"drive_{30 * number}"))
+    inputs = ("--clip", a_drive(), *pairs, "--labels-by", "street-labels", "--minutes", 1)
+    refused("train", "motion", *inputs, "--stills-fps", 30, says=("same street", "--stills-fps"))
+
+
+@pytest.mark.usefixtures("opencv")
 def test_training_that_has_had_its_time_ends_well():
     pairs = pictures_and_labels()
     assert seg2vid("train", "segmenter", *pairs, *SHORT).code == 0

@@ -48,7 +48,7 @@ from seg2vid_cli.networks.ego_flow import (
     straight_on,
     take_rims,
 )
-from seg2vid_cli.training.clips import DriveClip, MotionClips, collate
+from seg2vid_cli.training.clips import WORK_HW, DriveClip, MotionClips, collate
 from seg2vid_cli.training.data import to_planes
 from seg2vid_cli.training.habits import Observed
 from seg2vid_cli.training.motion import (
@@ -58,7 +58,9 @@ from seg2vid_cli.training.motion import (
     measure_sways,
     road_level,
     road_slope,
+    still_error,
 )
+from seg2vid_cli.training.stereo import Depth, StillBatch
 from seg2vid_cli.training.structure import fit_path, mean_speed, to_px
 from seg2vid_cli.warp import backward_warp, half_images_to_px
 
@@ -742,6 +744,30 @@ class TestTraining:
         in_the_sky = torch.where(ground, 10, classes)
         assert feet_error(torch.nn.functional.avg_pool2d(nearness, 2), in_the_sky) == 0
 
+    def test_depth_of_stills_is_compared_whatever_its_unit(self):
+        near = torch.linspace(0.05, 1, W // 2).expand(2, 1, H // 2, W // 2).clone()
+        sure = torch.zeros_like(near)
+        sure[..., 10:50] = 1
+        stills = StillBatch(
+            pictures=torch.zeros(2, 3, H, W),
+            planes=torch.zeros(2, 20, H, W),
+            nearness=near * torch.tensor([0.2, 7.0]).view(2, 1, 1, 1),
+            sure=sure,
+            focus=torch.zeros(2, 2),
+        )
+        full = near.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert still_error(full, stills) < 1e-5
+        full[..., :20] = 1  # nobody knows
+        assert still_error(full, stills) < 1e-5
+        full[..., 20:40] *= 1.5  # a quarter of what is known
+        assert float(still_error(full, stills)) == pytest.approx(math.log(1.5) / 4, abs=1e-4)
+        full[..., 20:40] *= 100  # is not worth more than a gross mistake
+        assert float(still_error(full, stills)) == pytest.approx(1 / 4, abs=1e-4)
+        full.requires_grad_(True)
+        still_error(full, stills).backward()
+        assert full.grad is not None
+        assert full.grad[..., :20].abs().max() == 0
+
     def test_it_learns_how_near_a_wall_is(self):
         """Two walls side by side, one nearer: from flows alone the network finds which."""
         torch.manual_seed(0)
@@ -832,12 +858,12 @@ class TestClips:
         ]
         asked = []
         monkeypatch.setattr(
-            training_motion, "between_stills", lambda stills, _: asked.append(stills) or drives
+            training_motion, "between_stills", lambda matches, _: asked.append(matches) or drives
         )
-        task.stills = [("one still", "the next", 1.0)]
+        task.matches = ["two stills"]
         assert task.network.sways.abs().max() == task.network.turns.abs().max() == 0
         task.finish(task.network)
-        assert asked == [task.stills]
+        assert asked == [task.matches]
         assert task.network.sways.abs().max() > 0
         assert task.network.sways[..., 0].abs().max() == 0  # no changes of speed
         assert task.network.turns.max() > 0.5
@@ -855,13 +881,27 @@ class TestClips:
         assert known[:2, 4:38, 8:120].mean() > 0.95
         assert known[:2, 44:60, 8:46].mean() > 0.95
 
-    def test_steps_change_network_and_encoder(self, task):
+    @pytest.mark.parametrize("stills", [0, 3])
+    def test_steps_change_network_and_encoder(self, clips, monkeypatch, stills):
+        columns = np.linspace(0.1, 1, WORK_HW[1], dtype=np.float32)
+        depth = Depth(
+            picture=np.full((*WORK_HW, 3), 90, np.uint8),
+            train_ids=np.full(WORK_HW, 2, np.uint8),
+            nearness=columns * np.ones((WORK_HW[0], 1), np.float32),
+            sure=np.ones(WORK_HW, np.bool_),
+            focus=np.zeros(2, np.float32),
+        )
+        monkeypatch.setattr(training_motion, "measure_depth", lambda matches: [depth] * stills)
+        task = MotionTask(clips, collate([clips.draw(0, None)]), batch=2)
         both = task.network, task.helpers
         before = [[p.clone() for p in module.parameters()] for module in both]
         for _ in range(2):  # the objects' velocity is 0 at first
-            assert all(math.isfinite(value) for value in task.step().values())
+            losses = task.step()
+            assert all(math.isfinite(value) for value in losses.values())
+            assert ({"stills", "focus"} <= losses.keys()) == bool(stills)
         for module, old in zip(both, before, strict=True):
             assert any(not torch.equal(*two) for two in zip(module.parameters(), old, strict=True))
+        task.batches.close()
 
 
 def test_nearness_keeps_its_digits_in_any_format():

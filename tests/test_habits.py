@@ -5,51 +5,20 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from seg2vid_cli.camera import FOCAL
 from seg2vid_cli.networks.ego_flow import TURN_UNIT, USUAL_PACE, EgoFlow, class_shares, mirror
 from seg2vid_cli.training.data import Pair, to_planes
-from seg2vid_cli.training.habits import Observed, between_stills, learn_habits, neighbours
+from seg2vid_cli.training.habits import Observed, between_stills, learn_habits
 from seg2vid_cli.training.motion import MOTION
+from seg2vid_cli.training.stereo import Match
 
 H, W = 256, 512
 BUILDING, TREE = 2, 8
 FAR, NEAR = 20.0, 8.0  # a wall, and a board before it
 BOARD = np.s_[60:150, 280:400]
-
-
-def texture(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 255, (H // 4, W // 4, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC)
-
-
-def views(ahead: float, degrees: float) -> list[np.ndarray]:
-    """A wall and a board before it, and both again after a way straight on and a turn right."""
-    focal = FOCAL * W / 2
-    lens = np.array([[focal, 0, W / 2], [0, focal, H / 2], [0, 0, 1]])
-    angle = math.radians(degrees)
-    turn = np.array(
-        [[math.cos(angle), 0, -math.sin(angle)], [0, 1, 0], [math.sin(angle), 0, math.cos(angle)]]
-    )
-    wall, board = texture(0), texture(1)
-    there = np.zeros((H, W), np.uint8)
-    there[BOARD] = 255
-    seen = []
-    for way, rotation in ((0.0, np.eye(3)), (ahead, turn)):
-        picture = None
-        for colours, mask, away in ((wall, np.full_like(there, 255), FAR), (board, there, NEAR)):
-            moved = lens @ rotation @ np.diag([1, 1, 1 - way / away]) @ np.linalg.inv(lens)
-            layer, covers = (cv2.warpPerspective(x, moved, (W, H)) for x in (colours, mask))
-            if picture is None:
-                picture = layer
-            picture = np.where(covers[..., None] > 127, layer, picture)
-        seen.append(picture)
-    return seen
 
 
 class KnowsDepth:
@@ -65,56 +34,47 @@ class KnowsDepth:
         return SimpleNamespace(nearness=nearness[..., ::2, ::2])
 
 
-def pairs(pictures, names):
-    ids = np.full((H, W), BUILDING, np.uint8)
-    return [
-        Pair(name=name, picture=picture, train_ids=ids)
-        for name, picture in zip(names, pictures, strict=True)
-    ]
-
-
-def compare(stills):
-    return between_stills(neighbours(stills, fps=30), KnowsDepth())
+def match(ahead, degrees, *, seconds=1.0, wrong=0):
+    """Two views of wall and board, the second after a way straight on and a turn right."""
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotation = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    x, y = np.meshgrid(np.arange(8, W, 16), np.arange(8, H, 16))
+    nearness = KnowsDepth().read(torch.zeros(1, 3, H // 2, W // 2), torch.zeros(H // 2, W // 2))
+    away = 1 / (ahead * nearness.nearness[0, 0].numpy()[y // 2, x // 2])
+    away.ravel()[:wrong] *= -1
+    still = Pair(
+        name="a_0",
+        picture=np.zeros((H, W, 3), np.uint8),
+        train_ids=np.full((H, W), BUILDING, np.uint8),
+    )
+    return Match(
+        stills=(still, still),
+        seconds=seconds,
+        rotation=rotation,
+        way=rotation @ [0, 0, -1.0],
+        places=np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64),
+        away=away.ravel(),
+    )
 
 
 class TestStills:
     @pytest.mark.parametrize(("ahead", "degrees"), [(2.0, 5.0), (1.5, -3.0), (3.0, 0.0)])
-    def test_speed_and_turn_are_found_between_two_stills(self, ahead, degrees):
-        row = pairs(views(ahead, degrees), ("a_f00090", "a_f00120L"))
-        (found,) = compare(row)
-        assert found.speed == pytest.approx(ahead / 15, rel=0.1)
-        assert 15 * math.degrees(found.turn) == pytest.approx(degrees, abs=0.5)
+    @pytest.mark.parametrize("seconds", [1.0, 0.5])
+    def test_speed_and_turn_are_found_between_two_stills(self, ahead, degrees, seconds):
+        (found,) = between_stills([match(ahead, degrees, seconds=seconds)], KnowsDepth())
+        assert found.speed * seconds == pytest.approx(ahead / 15, rel=0.01)
+        assert 15 * math.degrees(found.turn) * seconds == pytest.approx(degrees, abs=0.01)
         assert found.train_ids.shape == (H, W)
 
-    @pytest.mark.parametrize(
-        "names",
-        [("a_10", "b_40"), ("a_10", "a_100"), ("a_10", "a_10"), ("a_10", "a_20"), ("a", "b")],
-    )
-    def test_only_neighbours_of_one_drive_are_compared(self, names):
-        assert not compare(pairs(views(2.0, 5.0), names))
+    def test_wrong_places_do_not_count(self):
+        (found,) = between_stills([match(2.0, 0.0, wrong=200)], KnowsDepth())
+        assert found.speed == pytest.approx(2 / 15, rel=0.01)
+        assert not between_stills([match(2.0, 0.0, wrong=512 - 5)], KnowsDepth())
 
-    def test_names_count_the_frames_of_a_drive(self):
-        names = [
-            *("0006R0_f00960", "0006R0_f00930", "0006R0_f00945", "0006R0_f00935"),
-            *("aachen_000000_000019_leftImg8bit", "aachen_000000_000049_leftImg8bit"),
-            *("0001TP_006690", "0001TP_006750L"),
-        ]
-        picture = np.zeros((H, W, 3), np.uint8)
-        found = neighbours(pairs([picture] * len(names), names), fps=30)
-        assert [(here.name, there.name, seconds) for here, there, seconds in found] == [
-            ("0006R0_f00930", "0006R0_f00945", 0.5),
-            ("0006R0_f00945", "0006R0_f00960", 0.5),
-            ("aachen_000000_000019_leftImg8bit", "aachen_000000_000049_leftImg8bit", 1.0),
-        ]
-
-    def test_pictures_that_do_not_match_are_left_out(self):
-        others = [texture(2), texture(3)]
-        plain = [np.full((H, W, 3), 90, np.uint8)] * 2
-        for pictures in (others, plain):
-            assert not compare(pairs(pictures, ("a_0", "a_30")))
-
-    def test_who_stands_does_not_drive(self):
-        assert not compare(pairs(views(0.2, 0.0), ("a_0", "a_30")))
+    @pytest.mark.parametrize(("ahead", "degrees"), [(0.2, 0.0), (2.0, 50.0), (60.0, 0.0)])
+    def test_who_stands_or_flies_does_not_drive(self, ahead, degrees):
+        assert not between_stills([match(ahead, degrees)], KnowsDepth())
 
 
 def observed(count=64, *, seed=0):

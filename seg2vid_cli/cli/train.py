@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from seg2vid_cli.networks.edge_detector import EdgeDetector
     from seg2vid_cli.training.clips import DriveClip, MotionClips
     from seg2vid_cli.training.data import Pair
+    from seg2vid_cli.training.stereo import Match
 
 app = typer.Typer(
     help="Train weights: segmenter, first-frame, motion, refine, then export; or all at once. "
@@ -98,8 +99,8 @@ BatchOption = Annotated[int, typer.Option(help="Samples per step.")]
 StillsFpsOption = Annotated[
     float | None,
     typer.Option(
-        help="Rate of the frames that the names of --pictures count: how cars drive is then "
-        "measured between pictures 0.5 to 1.5 s apart, too.",
+        help="Rate of the frames that the names of --pictures count: depth, and how cars drive, "
+        "are then learnt from pictures 0.5 to 1.5 s apart, too.",
     ),
 ]
 
@@ -334,7 +335,6 @@ def motion(
     _check_stills(stills_fps, pictures)
     from seg2vid_cli.networks.ego_flow import EgoFlow
     from seg2vid_cli.training.clips import WORK_HW, collate
-    from seg2vid_cli.training.habits import neighbours
     from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.motion import MOTION, MotionTask
     from seg2vid_cli.training.scenes import MixedClips, MovedStills
@@ -343,12 +343,7 @@ def motion(
     if begin is not None:
         check_start(begin, EgoFlow(MOTION))
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
-    stills = neighbours(pairs, fps=stills_fps) if stills_fps else []
-    if stills_fps and not stills:
-        raise InputError(
-            f"{pictures}: no two pictures are 0.5 to 1.5 s apart by the numbers in their names",
-            hint="give the rate of the frames that they count, or leave --stills-fps out",
-        )
+    matches = _matches(pairs, stills_fps, pictures) if stills_fps else []
     clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW, labels_by), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     task = MotionTask(
@@ -357,7 +352,7 @@ def motion(
         seed=seed,
         batch=batch,
         device=device,
-        stills=stills,
+        matches=matches,
     )
     train(task, out=out, minutes=minutes, start_from=begin)
 
@@ -662,6 +657,25 @@ def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> l
             f"{names}: {error.strerror}", hint="--names takes a text file, one picture name a line"
         ) from error
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
+
+
+def _matches(pairs: list[Pair], fps: float, pictures: Path | None) -> list[Match]:
+    """Neighbouring pictures of drives, matched."""
+    from seg2vid_cli.cli import console
+    from seg2vid_cli.training.stereo import match_stills, neighbours
+
+    hint = "give the rate of the frames that they count, or leave --stills-fps out"
+    stills = neighbours(pairs, fps=fps)
+    if not stills:
+        raise InputError(
+            f"{pictures}: no two pictures are 0.5 to 1.5 s apart by the numbers in their names",
+            hint=hint,
+        )
+    matches = match_stills(stills)
+    if not matches:
+        raise InputError(f"{pictures}: no two neighbours show the same street", hint=hint)
+    console.err.print(f"{len(matches)} of {len(stills)} pictures match the next one of their drive")
+    return matches
 
 
 def _check_stills(fps: float | None, pictures: Path | None) -> None:

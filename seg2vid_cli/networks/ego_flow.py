@@ -117,6 +117,10 @@ class Scene:
         """From its fields in order, as `EgoFlow.encode` gives them."""
         return cls(**dict(zip(cls.__dataclass_fields__, encoded, strict=True)))
 
+    def rows(self, rows: slice) -> Scene:
+        """Those of some of the pictures."""
+        return Scene(**{name: value[rows] for name, value in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -49,6 +49,7 @@ from seg2vid_cli.training.losses import (
     masked_mean,
 )
 from seg2vid_cli.training.scenes import MixedClips
+from seg2vid_cli.training.stereo import Match, StereoStills, StillBatch, measure_depth
 from seg2vid_cli.training.structure import (
     Found,
     find_camera,
@@ -56,6 +57,8 @@ from seg2vid_cli.training.structure import (
     mean_speed,
     mean_turn,
     to_px,
+    weighted_median,
+    without_unit,
 )
 from seg2vid_cli.visualize import flow_to_colour
 from seg2vid_cli.warp import backward_warp, half_images_to_px
@@ -77,6 +80,9 @@ PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.5
 LEVEL_WEIGHT = 1.0
+STILLS_WEIGHT = 3.0
+FOCUS_WEIGHT = 5.0
+MOST_WRONG = 1.0  # natural logarithm: beyond, the place was mistaken for another one
 LEAST_DROP = 0.03  # slope from where the camera drives to down to the middle of the road
 PLANE_WEIGHT = 1.0
 LEAST = 0.05
@@ -129,7 +135,7 @@ class MotionTask:
         seed: Of weights, augmentation and latents.
         batch: Clips per step.
         device: Where to train.
-        stills: Labelled pictures that drives took in a row, see `neighbours`.
+        matches: Labelled pictures that drives took in a row, see `match_stills`.
     """
 
     name = "motion"
@@ -143,10 +149,10 @@ class MotionTask:
         seed: int = 0,
         batch: int = 8,
         device: str = "cpu",
-        stills: Sequence[tuple[data.Pair, data.Pair, float]] = (),
+        matches: Sequence[Match] = (),
     ) -> None:
         torch.manual_seed(seed)
-        self.device, self.stills = torch.device(device), stills
+        self.device, self.matches = torch.device(device), matches
         self.held_out = held_out.to(self.device)
         self.network: nn.Module = EgoFlow(MOTION).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -158,17 +164,34 @@ class MotionTask:
         self.progress = 0.0
         self.settings: Mapping[str, Any] = {}
         self.real, self.batch = clips.clips if isinstance(clips, MixedClips) else clips, batch
-        self.batches = data.prefetch(lambda rng: clips.batch(rng, batch), seed)
+        depths = measure_depth(matches)
+        stills = StereoStills(depths) if depths else None
+
+        def draw(rng: np.random.Generator) -> tuple[MotionBatch, StillBatch | None]:
+            return clips.batch(rng, batch), stills.batch(rng, batch) if stills else None
+
+        self.batches = data.prefetch(draw, seed)
 
     def step(self) -> Mapping[str, float]:
         """One step on a batch of clips."""
-        batch = next(self.batches).to(self.device)
+        batch, stills = next(self.batches)
+        batch = batch.to(self.device)
         self.network.train()
         self.helpers.train()
+        pictures, planes = batch.frames[:, 0], batch.planes
+        if stills is not None:  # one after the other, norms would see other pictures each time
+            stills = stills.to(self.device)
+            pictures = torch.cat([pictures, stills.pictures])
+            planes = torch.cat([planes, stills.planes])
         with mixed_precision(self.device):
-            scene = self.network.read(batch.frames[:, 0], batch.planes)  # type: ignore[operator]
+            seen = self.network.read(pictures, planes)  # type: ignore[operator]
+        scene = seen.rows(slice(len(batch.planes)))
         found = find_camera(scene, batch)
-        parts = depth_losses(batch, scene, found)
+        parts = depth_losses(batch, found) | shape_losses(seen, pictures, planes)
+        if stills is not None:
+            those = seen.rows(slice(len(batch.planes), None))
+            parts["stills"] = still_error(those.nearness, stills)
+            parts["focus"] = (those.focus - stills.focus).abs().mean()
         left_over = (batch.flow_px - found.flow_px).detach() * batch.known
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
@@ -191,6 +214,8 @@ class MotionTask:
             + PLANE_WEIGHT * parts["plane"]
             + OBJECT_WEIGHT * parts["objects"]
             + KL_WEIGHT * min(3 * self.progress, 1.0) * parts["kl"]
+            + STILLS_WEIGHT * parts.get("stills", 0.0)
+            + FOCUS_WEIGHT * parts.get("focus", 0.0)
         )
         self.optimizers["network"].zero_grad()
         loss.backward()
@@ -220,7 +245,7 @@ class MotionTask:
 
     def _watch(self, network: EgoFlow) -> list[Observed]:
         """How cars drove: between stills, and about once in every second of the real clips."""
-        observed = between_stills(self.stills, network)
+        observed = between_stills(self.matches, network)
         clips = self.real
         rows = [r for r, (c, s) in enumerate(clips.starts) if not s % int(FPS * clips.strides[c])]
         drawn = [clips.draw(row, None) for row in rows]
@@ -303,14 +328,8 @@ class MotionTask:
         return grid_picture(rows)
 
 
-def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Tensor]:
-    """Losses of what is seen in the picture, unweighted.
-
-    Args:
-        batch: The clips.
-        scene: Read from their first frames.
-        found: Their cameras.
-    """
+def depth_losses(batch: MotionBatch, found: Found) -> dict[str, Tensor]:
+    """Losses of how camera and depth explain clips, unweighted."""
     flow_px = found.flow_px
     error = length(flow_px - batch.flow_px)
     may_move = found.objects[:, None] >= 0.5
@@ -325,25 +344,51 @@ def depth_losses(batch: MotionBatch, scene: Scene, found: Found) -> dict[str, Te
     looks = dissimilarity(backward_warp(batch.frames[:, later + 1], full_px), first)
     inside = backward_warp(torch.ones_like(first[:, :1]), full_px.detach()) > 0.99
     seen = F.interpolate(found.still[:, later], scale_factor=2.0) * inside
-
-    # The unit of distance is the camera's height: then road comes nearer by as much as it lies
-    # lower in the picture, and would end where the camera drives to.
-    road = batch.planes[:, :1]
-    slope, count_px, unevenness = road_slope(scene.nearness, road)
-    has_road = (count_px > LEAST_FLAT * first[0, 0].numel()).float()
-    level = road_level(scene.nearness, road, scene.focus.detach())
-    relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
     wrong = (found.nearness.clamp_min(LEAST_NEARNESS).log() - found.explained.log()).abs()
     return {
         "teacher": teacher,
         "depth": masked_mean(wrong, found.sure),
-        "feet": feet_error(found.nearness, scene.classes),
         "photometric": masked_mean(looks, seen),
-        "smooth": edge_aware_smoothness((relative + 0.3).log(), first),
+    }
+
+
+def shape_losses(scene: Scene, pictures: Tensor, planes: Tensor) -> dict[str, Tensor]:
+    """Losses of what labels say about depth, unweighted.
+
+    Args:
+        scene: Read from these pictures.
+        pictures: `(B, 3, H, W)` in [0, 1].
+        planes: `(B, 20, H, W)` label planes.
+    """
+    # The unit of distance is the camera's height: then road comes nearer by as much as it lies
+    # lower in the picture, and would end where the camera drives to.
+    road = planes[:, :1]
+    slope, count_px, unevenness = road_slope(scene.nearness, road)
+    has_road = (count_px > LEAST_FLAT * road[0].numel()).float()
+    level = road_level(scene.nearness, road, scene.focus.detach())
+    relative = scene.nearness / scene.nearness.detach().mean((1, 2, 3), keepdim=True)
+    small = without_unit(F.avg_pool2d(scene.nearness, 2))
+    return {
+        "feet": feet_error(small, scene.classes),
+        "smooth": edge_aware_smoothness((relative + 0.3).log(), pictures),
         "slope": (_far_from_one(slope) * has_road).mean(),
         "level": (_far_from_one(level) * has_road).mean(),
         "plane": (unevenness * has_road).mean(),
     }
+
+
+def still_error(nearness: Tensor, stills: StillBatch) -> Tensor:
+    """How far depth is from that of stills, whose units are their own: a ratio's mean logarithm.
+
+    Args:
+        nearness: `(B, 1, H, W)`, of their pictures.
+        stills: With the depth of some places.
+    """
+    near = F.avg_pool2d(nearness, 2).clamp_min(LEAST_NEARNESS).log()
+    apart = near - stills.nearness.log()
+    unit = weighted_median(apart.detach(), stills.sure)
+    wrong = (apart - unit.view(-1, 1, 1, 1)).abs().clamp(max=MOST_WRONG)
+    return masked_mean(wrong, stills.sure)
 
 
 def feet_error(nearness: Tensor, classes: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def explain(
         # Least squares find a camera too slow as long as depth is wrong, and depth then makes up
         # for it; but the unit of distance is for the guess to say. The median, since what learns
         # from that is as often pulled one way as the other then.
-        nearer = _median(deeper, sure)
+        nearer = weighted_median(deeper, sure)
         deeper = deeper - nearer.view(-1, 1, 1, 1)
         ahead = path[..., :1] * nearer.exp().view(-1, 1, 1)
         path = torch.cat([ahead, path[..., 1:]], dim=-1)
@@ -136,7 +136,7 @@ def explain(
     return path, near, sure
 
 
-def _median(values: Tensor, weight: Tensor) -> Tensor:
+def weighted_median(values: Tensor, weight: Tensor) -> Tensor:
     """The weighted median of each row of two `(B, 1, H, W)`: `(B,)`."""
     rows, order = values.flatten(1).sort(1)
     below = weight.flatten(1).gather(1, order).cumsum(1)
