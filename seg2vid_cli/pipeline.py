@@ -589,6 +589,16 @@ class Pipeline:
             memories = [each.memory for each in repaired]
             passes += 1
 
+    def motion_downscale(self, size_hw: tuple[int, int]) -> int:
+        """How many times smaller than `size_hw`, a padded size, the motion network sees pictures.
+
+        Ego-flow networks see them at about the size they learnt from, whatever the bundle says.
+        """
+        if isinstance(self.motion, EgoFlow):
+            return fitting_downscale(size_hw, self.motion)
+        out: int = self.bundle.stages["motion"].options.get("downscale", 1)
+        return out
+
     def _predict(
         self,
         keyframes: Sequence[tuple[Keyframe, ...]],
@@ -599,10 +609,8 @@ class Pipeline:
     ) -> list[Motion]:
         """Motion of each clip from the last of its keyframes, on the CPU one after the other."""
         sources = [held[-1] for held in keyframes]
-        downscale = self.bundle.stages["motion"].options.get("downscale", 1)
-        if isinstance(self.motion, EgoFlow):
-            height, width = sources[0].picture.shape[-2:]
-            downscale = fitting_downscale((height, width), self.motion)
+        height, width = sources[0].picture.shape[-2:]
+        downscale = self.motion_downscale((height, width))
 
         def predict(sources: Sequence[Keyframe], rows: slice) -> list[Motion]:
             return predict_motion(

@@ -205,12 +205,17 @@ def test_stills_that_are_no_neighbours_are_of_no_use():
     refused("train", "motion", *inputs, "--stills-fps", 30, "--minutes", 1, says=says)
 
 
-@pytest.mark.usefixtures("opencv")
-def test_neighbours_that_do_not_match_are_of_no_use(tmp_path):
-    pairs = pictures_and_labels()
+def name_as_a_drive() -> None:
+    """Pictures and labels of one drive, a second apart at 30 frames per second."""
     for folder in ("pictures", "labels"):
-        for number, file in enumerate(sorted((tmp_path / folder).iterdir())):
+        for number, file in enumerate(sorted(Path(folder).iterdir())):
             file.rename(file.with_stem(f"drive_{30 * number}"))
+
+
+@pytest.mark.usefixtures("opencv")
+def test_neighbours_that_do_not_match_are_of_no_use():
+    pairs = pictures_and_labels()
+    name_as_a_drive()
     inputs = ("--clip", a_drive(), *pairs, "--labels-by", "street-labels", "--minutes", 1)
     refused("train", "motion", *inputs, "--stills-fps", 30, says=("same street", "--stills-fps"))
 
@@ -229,6 +234,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
     for part in PARTS:
         monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
     pictures_and_labels()
+    name_as_a_drive()
     train.everything(
         pictures=tmp_path / "pictures",
         labels=tmp_path / "labels",
@@ -280,6 +286,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
         ({"--encoding": "nope"}, ("nope",)),
         ({"--device": "nope"}, ("nope",)),
         ({"--stills-fps": "nan"}, ("--stills-fps nan is out of range", "above 0")),
+        ({"--stills-fps": "30"}, ("no two pictures are 0.5 to 1.5 s apart",)),
         ({"--edges-by": "nope"}, ("nope",)),
         ({"--edges-by": "street-labels"}, ("street-labels", "edges")),
     ],

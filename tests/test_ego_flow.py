@@ -48,6 +48,7 @@ from seg2vid_cli.networks.ego_flow import (
     straight_on,
     take_rims,
 )
+from seg2vid_cli.networks.layout import PLACES
 from seg2vid_cli.training.clips import WORK_HW, DriveClip, MotionClips, collate
 from seg2vid_cli.training.data import to_planes
 from seg2vid_cli.training.habits import Observed
@@ -702,6 +703,20 @@ class TestDrives:
         assert (float(speed) < 1) == (turn != 0)
         assert yaw.abs() <= FASTEST_TURN * 1.0001
         torch.testing.assert_close(camera[0, -1, 2], T * speed[0, 0])
+
+
+def test_it_may_be_told_where_every_pixel_is():
+    """Then the same house is farther where its foot is higher up."""
+    made = EgoFlow(replace(CONFIG, places=True)).eval()
+    planes = torch.zeros(2, 20, H, W)
+    planes[0, 2, :40], planes[0, 0, 40:] = 1, 1
+    planes[1, 2, :50], planes[1, 0, 50:] = 1, 1
+    seen = []
+    made.encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made.read(torch.rand(2, 3, H, W), planes)
+    assert seen[0].shape[1] == 3 + 20 + PLACES
+    foot = seen[0][:, -2, 10, 10]
+    assert foot.tolist() == pytest.approx([2 * 39 / 63 - 1, 2 * 49 / 63 - 1])
 
 
 class TestTraining:

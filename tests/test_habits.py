@@ -11,7 +11,7 @@ import torch
 
 from seg2vid_cli.networks.ego_flow import TURN_UNIT, USUAL_PACE, EgoFlow, class_shares, mirror
 from seg2vid_cli.training.data import Pair, to_planes
-from seg2vid_cli.training.habits import Observed, between_stills, learn_habits
+from seg2vid_cli.training.habits import Observed, _quantiles, between_stills, learn_habits
 from seg2vid_cli.training.motion import MOTION
 from seg2vid_cli.training.stereo import Match
 
@@ -137,3 +137,34 @@ class TestHabits:
         assert (pace / USUAL_PACE).log().abs().mean() < 0.25
         assert bend.abs().mean() < 0.5
         assert learnt.speeds[-1] / learnt.speeds[0] > 3
+
+    def test_every_drive_counts_as_much_as_any_other(self):
+        """Of a long slow drive and a short fast one, half of the speeds are fast."""
+        ids = np.full((8, 16), 10, np.uint8)
+        seen = [
+            Observed(train_ids=ids, speed=speed, turn=0.0, drive=drive)
+            for drive, count, speed in (("long", 60, 0.2), ("short", 12, 0.6))
+            for _ in range(count)
+        ]
+        learnt = learn_habits(seen, torch.tensor([0.05, 0.25, 0.75, 0.95]))
+        assert learnt.speeds[2] / learnt.speeds[1] == pytest.approx(3, rel=0.1)
+        pace, _ = expect(learnt, ids)
+        assert pace == pytest.approx(math.sqrt(0.2 * 0.6), rel=0.1)
+
+
+def expect(learnt, ids):
+    """Pace and bend that habits expect of a label map."""
+    made = EgoFlow(MOTION)
+    made.habit_weights.copy_(learnt.habit_weights)
+    made.habit_bias.copy_(learnt.habit_bias)
+    return (float(x) for x in made.expect(class_shares(to_planes([ids]))))
+
+
+def test_quantiles_count_by_weight():
+    values, places = torch.tensor([3.0, 1.0, 2.0]).double(), torch.tensor([0.0, 0.5, 1.0])
+    even = _quantiles(values, torch.ones(3).double(), places)
+    assert even.tolist() == [1, 2, 3]
+    heavy = _quantiles(values, torch.tensor([1.0, 8.0, 1.0]).double(), places)
+    assert heavy[1] == pytest.approx(1 + 0.1 / 0.45)
+    assert heavy[0] == 1
+    assert heavy[2] == 3

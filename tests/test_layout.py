@@ -9,6 +9,7 @@ from seg2vid_cli.camera import slopes
 from seg2vid_cli.networks.layout import (
     lie_flat,
     move_as_one,
+    places,
     put_on_ground,
     sit_upright,
     stand_upright,
@@ -189,3 +190,24 @@ class TestFlat:
             nearness = torch.zeros_like(plane).requires_grad_()
             (lie_flat(nearness, each) + lie_flat(plane + nearness, each)).sum().backward()
             assert nearness.grad.isfinite().all()
+
+
+class TestPlaces:
+    def test_every_pixel_knows_where_what_it_shows_begins_and_ends(self):
+        rows = torch.linspace(-1, 1, H)
+        classes = torch.full((1, 1, H, W), 10)
+        classes[..., 20:40, :] = 2
+        classes[..., 40:, :] = 0
+        classes[..., 30:50, 10:20] = 13  # hides the foot of the house
+        told = places(classes)
+        assert told.abs().max() <= 1
+        x, y, top, foot, ground = told[0]
+        torch.testing.assert_close(x[5], torch.linspace(-1, 1, W))
+        torch.testing.assert_close(y[:, 5], rows)
+        for values, seen, hidden in ((top, 20, 20), (foot, 39, 29), (ground, 40, 50)):
+            assert (values[20:30, 30:] == rows[seen]).all()
+            assert (values[20:30, 10:20] == rows[hidden]).all()
+        assert (top[45, :10] == rows[40]).all()
+        assert (foot[45, :10] == rows[-1]).all()
+        assert (ground[45, :10] == rows[45]).all()
+        assert (places(torch.full((1, 1, H, W), 2))[0, 4] == 1).all()  # no ground

@@ -327,7 +327,8 @@ def motion(
 ) -> None:
     """Picture and labels to depth and motion; needs a trained segmenter, or --labels-by.
 
-    With --pictures and --labels, four in ten clips are stills moved as 2.5-D scenes.
+    With --pictures and --labels, four in ten clips are stills moved as 2.5-D scenes, fewer with
+    --stills-fps.
     """
     device = _check(device, batch)
     if (pictures is None) != (labels is None):
@@ -337,7 +338,12 @@ def motion(
     from seg2vid_cli.training.clips import WORK_HW, collate
     from seg2vid_cli.training.loop import check_start, train
     from seg2vid_cli.training.motion import MOTION, MotionTask
-    from seg2vid_cli.training.scenes import MixedClips, MovedStills
+    from seg2vid_cli.training.scenes import (
+        SHARE,
+        SHARE_BESIDE_DEPTH,
+        MixedClips,
+        MovedStills,
+    )
 
     begin = _start(start, "motion")
     if begin is not None:
@@ -346,8 +352,9 @@ def motion(
     matches = _matches(pairs, stills_fps, pictures) if stills_fps else []
     clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW, labels_by), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
+    share = SHARE_BESIDE_DEPTH if matches else SHARE
     task = MotionTask(
-        MixedClips(clips, MovedStills(pairs)) if pairs else clips,
+        MixedClips(clips, MovedStills(pairs), share=share) if pairs else clips,
         shown,
         seed=seed,
         batch=batch,
@@ -453,6 +460,7 @@ def refine(
     train(task, out=out, minutes=minutes, start_from=begin)
 
 
+STILLS_HINT = "give the rate of the frames that they count, or leave --stills-fps out"
 # What each part takes of the whole time.
 SHARES = {
     "segmenter": 0.16,
@@ -501,7 +509,9 @@ def everything(
     _check_stills(stills_fps, pictures)
     of_refinement = _check_recipe(size, clip, output, name)
     _start(guided, "edges")
-    _pairs(**pairs)
+    read = _pairs(**pairs)
+    if stills_fps:
+        _neighbours(read, stills_fps, pictures)
     segmenter(**pairs, **shared, minutes=spent["segmenter"])
     segmenter(**pairs, **shared, minutes=spent["small"], small=True)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
@@ -659,22 +669,34 @@ def _pairs(pictures: Path, labels: Path, encoding: str, names: Path | None) -> l
     return read_pairs(pictures, labels, encoding=encoding, names=chosen)
 
 
-def _matches(pairs: list[Pair], fps: float, pictures: Path | None) -> list[Match]:
-    """Neighbouring pictures of drives, matched."""
-    from seg2vid_cli.cli import console
-    from seg2vid_cli.training.stereo import match_stills, neighbours
+def _neighbours(
+    pairs: list[Pair], fps: float, pictures: Path | None
+) -> list[tuple[Pair, Pair, float]]:
+    """Pictures that a drive took one after the other, and the seconds between them."""
+    from seg2vid_cli.training.stereo import neighbours
 
-    hint = "give the rate of the frames that they count, or leave --stills-fps out"
     stills = neighbours(pairs, fps=fps)
     if not stills:
         raise InputError(
             f"{pictures}: no two pictures are 0.5 to 1.5 s apart by the numbers in their names",
-            hint=hint,
+            hint=STILLS_HINT,
         )
+    return stills
+
+
+def _matches(pairs: list[Pair], fps: float, pictures: Path | None) -> list[Match]:
+    """Such pictures, where they show the same street."""
+    from seg2vid_cli.cli import console
+    from seg2vid_cli.training.stereo import match_stills
+
+    stills = _neighbours(pairs, fps, pictures)
     matches = match_stills(stills)
     if not matches:
-        raise InputError(f"{pictures}: no two neighbours show the same street", hint=hint)
-    console.err.print(f"{len(matches)} of {len(stills)} pictures match the next one of their drive")
+        raise InputError(f"{pictures}: no two neighbours show the same street", hint=STILLS_HINT)
+    console.err.print(
+        f"{len(matches)} of {len(stills)} pictures match the next one of their drive; measuring "
+        "depth between them"
+    )
     return matches
 
 

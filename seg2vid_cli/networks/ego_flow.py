@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.layout import (
     OBJECTS,
+    PLACES,
     lie_flat,
     move_as_one,
+    places,
     put_on_ground,
     sit_upright,
     stand_upright,
@@ -63,6 +65,8 @@ class EgoFlowConfig:
         foreground_latents: Length of the objects' part.
         latent_channels: Channels of the map that the objects' part becomes.
         speeds: How many quantiles of speed, turn and sways are kept.
+        places: Whether it is told where every pixel is, and from where to where what it shows
+            reaches, see `layout.places`.
     """
 
     size_hw: tuple[int, int]
@@ -75,6 +79,7 @@ class EgoFlowConfig:
     foreground_latents: int
     latent_channels: int
     speeds: int
+    places: bool = False
 
     @property
     def latent_size(self) -> int:
@@ -175,7 +180,7 @@ class EgoFlow(nn.Module):
             raise ValueError(f"{config} is no ego-flow network")
         if any(side % self.multiple or not side for side in config.size_hw):
             raise ValueError(f"size {config.size_hw} is not in whole {self.multiple} pixels")
-        inputs = config.image_channels + config.label_planes
+        inputs = config.image_channels + config.label_planes + PLACES * config.places
         widths = config.channels
         before = (inputs, *widths[:-1])
         self.encoder = nn.ModuleList(
@@ -252,7 +257,9 @@ class EgoFlow(nn.Module):
 
     def read(self, frame: Tensor, planes: Tensor) -> Scene:
         """Read pictures and labels, as in `forward`."""
-        inputs = torch.cat([frame, planes], dim=1)
+        classes = planes.argmax(1, keepdim=True)
+        told = [frame, planes, *([places(classes).to(planes.dtype)] if self.config.places else [])]
+        inputs = torch.cat(told, dim=1)
         skips, x = [], inputs
         for layer in self.encoder:
             x = layer(x)
@@ -266,7 +273,6 @@ class EgoFlow(nn.Module):
                 features = x
         nearness = NEARNESS_SCALE * F.softplus(self.nearness(self.last(x, inputs)).float())
         nearness = F.pad(nearness[..., RIM:-RIM, RIM:-RIM], (RIM,) * 4, mode="replicate")
-        classes = planes.argmax(1, keepdim=True)
         owners = who_is_who(classes)
         nearness = put_on_ground(lie_flat(nearness, classes), classes)
         nearness = stand_upright(nearness, classes)

@@ -36,6 +36,7 @@ FAR = 0.03  # nearness; how wrong that of farther places is, is no matter of sha
 FITS = 3
 LEAST_NEARNESS = 1e-4
 FIXED_POINT = 2**24
+PLACES = 5
 
 
 def lie_flat(nearness: Tensor, classes: Tensor) -> Tensor:
@@ -192,6 +193,29 @@ def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
         grown = torch.zeros_like(beside).scatter_reduce(2, runs, beside, "amax").gather(2, runs)
         nearest = torch.maximum(nearest, torch.minimum(grown, most) * upright)
     return torch.where(nearest > 0, nearest, nearness)
+
+
+def places(classes: Tensor) -> Tensor:
+    """Where pixels are, and what they belong to, which says most of how near that is.
+
+    Args:
+        classes: `(B, 1, H, W)`, whole numbers.
+
+    Returns:
+        `(B, PLACES, H, W)` in [-1, 1]: the place across and down; the top and the foot of the run
+        of pixels of one class in its column; and the next ground at or below it, 1 without any.
+    """
+    height, width = classes.shape[-2:]
+    size, device = classes.shape, classes.device
+    x = torch.linspace(-1, 1, width, device=device).expand(size)
+    y = torch.linspace(-1, 1, height, device=device)[:, None].expand(size)
+    runs = _runs(classes)
+    top, foot = (
+        torch.full_like(y, start).scatter_reduce(2, runs, y, how).gather(2, runs)
+        for start, how in ((1.0, "amin"), (-1.0, "amax"))
+    )
+    ground = torch.where(among(classes, GROUND), y, 1.0).flip(2).cummin(2).values.flip(2)
+    return torch.cat([x, y, top, foot, ground], dim=1)
 
 
 def _sums(values: Tensor, index: Tensor) -> Tensor:

@@ -196,6 +196,7 @@ def _continue(
 
 def _predict(pipeline: Pipeline, pair: Pair, sample: Sample) -> Motion:
     device, config = pipeline.compute.device, pipeline.motion.config
+    height, width = pair.train_ids.shape
     options = pipeline.bundle.stages["motion"].options
     camera = None
     if options.get("objects_apart", False):
@@ -205,7 +206,7 @@ def _predict(pipeline: Pipeline, pair: Pair, sample: Sample) -> Motion:
         to_tensor([pair.picture]).to(device),
         to_planes([pair.train_ids]).to(device),
         sample_latents(config, sample),
-        downscale=options.get("downscale", 1),
+        downscale=pipeline.motion_downscale((height, width)),
         compute=pipeline.compute,
         camera_latents=camera,
     )

@@ -8,6 +8,7 @@ network sees there.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from seg2vid_cli.networks.ego_flow import (
 )
 from seg2vid_cli.training.clips import FPS
 from seg2vid_cli.training.data import Pair, diversify_classes, to_planes, to_tensor
-from seg2vid_cli.training.stereo import Match
+from seg2vid_cli.training.stereo import Match, place_in_drive
 
 LEAST_PLACES = 6  # whose depth is compared
 COMPARED = (0.01, 0.5)  # nearness
@@ -48,11 +49,13 @@ class Observed:
         train_ids: uint8 `(H, W)`, at `WORK_HW`'s aspect: what was ahead.
         speed: Camera heights per frame at 15 Hz.
         turn: To the right, in radians per frame.
+        drive: Name of the drive; every drive counts as much as any other.
     """
 
     train_ids: NDArray[np.uint8]
     speed: float
     turn: float
+    drive: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,8 @@ def _compare(match: Match, network: EgoFlow) -> Observed | None:
     speed = float(np.median(1 / (near[good] * match.away[good]))) / frames
     if not is_drive(speed, turn):
         return None
-    return Observed(train_ids=still.train_ids, speed=speed, turn=turn)
+    drive, _ = place_in_drive(still.name)
+    return Observed(train_ids=still.train_ids, speed=speed, turn=turn, drive=drive)
 
 
 @torch.no_grad()
@@ -130,13 +134,16 @@ def learn_habits(observed: Sequence[Observed], places: Tensor) -> Habits:
     looks = [[diversify_classes(o.train_ids, rng) for _ in range(LOOKS)] for o in observed]
     shares = torch.stack([class_shares(to_planes(look)).double() for look in looks])
     sided, even = (shares - mirror(shares)) / 2, (shares + mirror(shares)) / 2
-    middle = even.mean((0, 1))
+    drives = Counter(o.drive for o in observed)
+    weight = torch.tensor([1 / drives[o.drive] for o in observed]).double()
+    weight = weight / weight.mean()
+    middle = (weight[:, None] * even.mean(1)).mean(0)
     even = even - middle
 
     speed = torch.tensor([o.speed for o in observed]).double()
     pace = (speed / USUAL_PACE).log()
-    usual = pace.mean()
-    of_pace, expected = _regress(even, pace - usual)
+    usual = (weight * pace).mean()
+    of_pace, expected = _regress(even, pace - usual, weight)
     faster = pace - usual - expected
 
     # Who is slow turns less.
@@ -144,31 +151,41 @@ def learn_habits(observed: Sequence[Observed], places: Tensor) -> Habits:
     turn = torch.tensor([o.turn for o in observed]).double()
     turn = turn / gain(speed[:, None], expected[:, None])[:, 0, 0]
     bend = torch.asinh(turn / TURN_UNIT)
-    of_bend, expected = _regress(sided, bend)
+    of_bend, expected = _regress(sided, bend, weight)
     left = bend - expected.clamp(-MOST_BEND, MOST_BEND)
     left = torch.cat([left, -left])  # left and right are alike
 
-    straight = torch.zeros_like(usual)
-    quantiles = [torch.quantile(values, places.double()) for values in (faster.exp(), left)]
     return Habits(
         habit_weights=torch.stack([of_pace, of_bend]).float(),
-        habit_bias=torch.stack([usual - middle @ of_pace, straight]).float(),
-        speeds=quantiles[0].float(),
-        turns=quantiles[1].float(),
+        habit_bias=torch.stack([usual - middle @ of_pace, torch.zeros_like(usual)]).float(),
+        speeds=_quantiles(faster.exp(), weight, places).float(),
+        turns=_quantiles(left, weight.repeat(2), places).float(),
     )
 
 
-def _regress(features: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `(F,)` from features `(N, L, F)` to values `(N,)`, and what the others predict of
-    each stretch of them, `(N,)`.
+def _quantiles(values: Tensor, weight: Tensor, places: Tensor) -> Tensor:
+    """Quantiles of `(N,)` values, each as often there as its weight says."""
+    rows, order = values.sort()
+    share = weight[order].cumsum(0) - weight[order] / 2
+    share, places = share / weight.sum(), places.double()
+    after = torch.searchsorted(share, places).clamp(1, len(rows) - 1)
+    low, high = share[after - 1], share[after]
+    between = ((places - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    return torch.lerp(rows[after - 1], rows[after], between)
+
+
+def _regress(features: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(F,)` from features `(N, L, F)` to values `(N,)` that count by `weight`, and what
+    the others predict of each stretch of them, `(N,)`.
     """
     blocks = torch.arange(len(values)) * min(BLOCKS, len(values)) // len(values)
 
     def fit(chosen: Tensor, ridge: float) -> Tensor:
         x = features[chosen].flatten(0, 1)
         y = values[chosen].repeat_interleave(features.shape[1])
+        counts = weight[chosen].repeat_interleave(features.shape[1])[:, None]
         penalty = ridge * features.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
-        out: Tensor = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
+        out: Tensor = torch.linalg.solve(x.T @ (counts * x) + penalty, x.T @ (counts[:, 0] * y))
         return out
 
     best: tuple[float, float, Tensor] | None = None
@@ -177,7 +194,7 @@ def _regress(features: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         for block in blocks.unique():
             chosen = blocks != block
             held_out[~chosen] = features[~chosen].mean(1) @ fit(chosen, ridge)
-        error = float((held_out - values).square().mean())
+        error = float((weight * (held_out - values).square()).mean())
         if best is None or error < best[0]:
             best = error, ridge, held_out
     assert best is not None

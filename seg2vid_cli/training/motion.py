@@ -74,6 +74,7 @@ MOTION = EgoFlowConfig(
     foreground_latents=16,
     latent_channels=16,
     speeds=33,
+    places=True,
 )
 
 PHOTOMETRIC_WEIGHT = 0.3
@@ -91,6 +92,7 @@ DEPTH_WEIGHT = 2.0
 FEET_WEIGHT = 1.0
 FAR_FOOT = 0.03  # nearness: of farther feet a row is too much
 OBJECT_WEIGHT = 0.6
+USUAL_WEIGHT = 0.2
 KL_WEIGHT = 3e-3
 FAST = 0.075  # a pixel of error in a flow of so many (one over it) counts half
 PARKED_PX = 4.0  # error of what may move by itself that still teaches depth
@@ -101,7 +103,7 @@ ROLL = 0.35  # of a turn to the side of so much: how far it moves what is seen, 
 UNUSUAL = 2.0  # times the median size: larger sways are brought down to that
 UNDERSTOOD = 0.8  # share of the clips whose camera is believed
 BELIEVED = 0.5  # of the size of sways: what is found wavers by itself
-TRIMMED = 0.1  # share of either end that is not drawn again: sharper bends cannot be painted
+TRIMMED = 0.05  # share of either end that is not drawn again: sharper bends cannot be painted
 
 
 class ObjectEncoder(nn.Module):
@@ -196,12 +198,9 @@ class MotionTask:
         with mixed_precision(self.device):
             mean, log_variance = self.helpers["objects"](left_over, found.objects)
             latents = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            velocity = self.network.own_velocity(  # type: ignore[operator]
-                scene, mean_speed(found.path), latents
-            )
-        near, camera = found.nearness.detach(), found.camera.detach()
-        moved = to_px(camera_flow(near, camera, F.avg_pool2d(velocity, 2)))
-        parts["objects"] = _objects_error(moved, batch, batch.known * found.objects[:, None])
+        # Without being told, objects are to move as they usually do in such a place.
+        parts["objects"] = self._objects_error(latents, batch, scene, found)
+        parts["usual"] = self._objects_error(torch.zeros_like(latents), batch, scene, found)
         parts["kl"] = kl_to_normal(mean, log_variance)
         loss = (
             parts["teacher"]
@@ -213,6 +212,7 @@ class MotionTask:
             + LEVEL_WEIGHT * parts["level"]
             + PLANE_WEIGHT * parts["plane"]
             + OBJECT_WEIGHT * parts["objects"]
+            + USUAL_WEIGHT * parts["usual"]
             + KL_WEIGHT * min(3 * self.progress, 1.0) * parts["kl"]
             + STILLS_WEIGHT * parts.get("stills", 0.0)
             + FOCUS_WEIGHT * parts.get("focus", 0.0)
@@ -222,6 +222,22 @@ class MotionTask:
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizers["network"].step()
         return {"loss": loss.item(), **{name: value.item() for name, value in parts.items()}}
+
+    def _objects_error(
+        self, latents: Tensor, batch: MotionBatch, scene: Scene, found: Found
+    ) -> Tensor:
+        """How far objects are from where the teacher sees them, less where they are far off."""
+        with mixed_precision(self.device):
+            velocity = self.network.own_velocity(  # type: ignore[operator]
+                scene, mean_speed(found.path), latents
+            )
+        near, camera = found.nearness.detach(), found.camera.detach()
+        moved_px = to_px(camera_flow(near, camera, F.avg_pool2d(velocity, 2)))
+        error = length(moved_px - batch.flow_px)
+        # A car thought to be parked is far off, and still learns.
+        error = error / (1 + error / RUNAWAY_PX) / 2
+        where = batch.known * found.objects[:, None]
+        return masked_mean(error, where / (1 + FAST * length(batch.flow_px)))
 
     @torch.no_grad()
     def finish(self, network: nn.Module) -> None:
@@ -250,12 +266,13 @@ class MotionTask:
         rows = [r for r, (c, s) in enumerate(clips.starts) if not s % int(FPS * clips.strides[c])]
         drawn = [clips.draw(row, None) for row in rows]
         path, _, good = self._find(network, (collate([clip]) for clip in drawn))
-        for (_, ids, _), understood, *drive in zip(
-            drawn, good, mean_speed(path), mean_turn(path), strict=True
+        for row, (_, ids, _), understood, *found in zip(
+            rows, drawn, good, mean_speed(path), mean_turn(path), strict=True
         ):
-            speed, turn = (float(value) for value in drive)
+            speed, turn = (float(value) for value in found)
             if understood and is_drive(speed, turn):
-                observed.append(Observed(train_ids=ids, speed=speed, turn=turn))
+                drive = clips.clips[clips.starts[row][0]].name
+                observed.append(Observed(train_ids=ids, speed=speed, turn=turn, drive=drive))
         return observed
 
     def _find(
@@ -499,10 +516,3 @@ def _far_from_one(values: Tensor) -> Tensor:
     """Size of the logarithm, which goes on straight from `LEAST` down."""
     above = values.clamp_min(LEAST)
     return above.log().abs() + (above - values) / LEAST
-
-
-def _objects_error(flow_px: Tensor, batch: MotionBatch, where: Tensor) -> Tensor:
-    error = length(flow_px - batch.flow_px)
-    # A car thought to be parked is far off, and still learns.
-    error = error / (1 + error / RUNAWAY_PX) / 2
-    return masked_mean(error, where / (1 + FAST * length(batch.flow_px)))

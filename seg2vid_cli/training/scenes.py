@@ -35,6 +35,8 @@ FINER = 2  # points per pixel and axis that are moved, so that near things have 
 OUTSIDE = 0.25  # of the frame's size: what goes farther is no longer taught
 DISTANCE_LEVELS = (3.0, 4000.0)  # added to logarithms of distances, and steps per unit of them
 KEPT, NEW = 256, 0.25  # clips, and share of the draws
+# Shares of moved stills in a batch: fewer where the depth of stills is known and not guessed.
+SHARE, SHARE_BESIDE_DEPTH = 0.4, 0.15
 LARGEST = 0.5  # share of its distance at which a thing leaves the clip, twice as large
 
 
@@ -117,7 +119,7 @@ class MixedClips:
         share: Of moved stills in a batch.
     """
 
-    def __init__(self, clips: MotionClips, stills: MovedStills, *, share: float = 0.4) -> None:
+    def __init__(self, clips: MotionClips, stills: MovedStills, *, share: float = SHARE) -> None:
         self.clips, self.stills, self.share = clips, stills, share
 
     def batch(self, rng: np.random.Generator, size: int) -> MotionBatch:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seg2vid_cli.camera import FOCAL
-from seg2vid_cli.networks.layout import OBJECTS, SKY
+from seg2vid_cli.networks.layout import FLAT, OBJECTS, SKY
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import WORK_HW, ZOOM, ZOOMED
 from seg2vid_cli.training.data import Pair
@@ -46,7 +46,8 @@ LEAST_PARALLAX_PX = 0.5  # by a tenth more or less nearness
 LEAST_ALONG = 0.05  # share of its distance: what comes nearer is beside the other camera
 MOST_APART = 0.15  # logarithm of nearness, found from either view
 LEAST_SURE = 0.01  # share of a still's pixels; fewer teach nothing
-UNKNOWN = (SKY, *range(OBJECTS.start, OBJECTS.stop))  # infinitely far, or moving by themselves
+# Infinitely far, moving by themselves, or plain: what is found on a road wavers by a fifth.
+UNKNOWN = (SKY, *range(OBJECTS.start, OBJECTS.stop), *FLAT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def neighbours(pairs: Sequence[Pair], *, fps: float) -> list[tuple[Pair, Pair, f
     found: list[tuple[Pair, Pair, float]] = []
     before: tuple[str, int, Pair] | None = None
     for drive, frame, pair in sorted(
-        ((*_place(pair.name), pair) for pair in pairs), key=lambda row: row[:2]
+        ((*place_in_drive(pair.name), pair) for pair in pairs), key=lambda row: row[:2]
     ):
         if before is not None and before[0] == drive:
             seconds = (frame - before[1]) / fps
@@ -152,6 +153,15 @@ def neighbours(pairs: Sequence[Pair], *, fps: float) -> list[tuple[Pair, Pair, f
                 found.append((before[2], pair, seconds))
         before = drive, frame, pair
     return found
+
+
+def place_in_drive(name: str) -> tuple[str, int]:
+    """A drive and a frame: `0006R0_f00930` to `0006R0_f` and 930; -1 where there is no number."""
+    numbers = list(re.finditer(r"\d+", name))
+    if not numbers:
+        return name, -1
+    number = max(numbers, key=lambda match: (len(match[0]), match.start()))
+    return name[: number.start()], int(number[0])
 
 
 def match_stills(stills: Sequence[tuple[Pair, Pair, float]]) -> list[Match]:
@@ -222,15 +232,6 @@ def collate_stills(depths: Sequence[Depth]) -> StillBatch:
         sure=sure,
         focus=torch.from_numpy(np.stack([depth.focus for depth in depths])),
     )
-
-
-def _place(name: str) -> tuple[str, int]:
-    """A drive and a frame: `0006R0_f00930` to `0006R0_f` and 930; -1 where there is no number."""
-    numbers = list(re.finditer(r"\d+", name))
-    if not numbers:
-        return name, -1
-    number = max(numbers, key=lambda match: (len(match[0]), match.start()))
-    return name[: number.start()], int(number[0])
 
 
 def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
