@@ -371,6 +371,15 @@ def mirror_clip(
     return frames[:, :, ::-1], train_ids[:, ::-1], teacher[..., ::-1] * sign
 
 
+def draw_part(size_hw: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Choose a part of a frame to enlarge: its top, left, height and width in pixels."""
+    height, width = size_hw
+    share = rng.uniform(*ZOOM)
+    part_h, part_w = round(height * share), round(width * share)
+    y, x = (int(rng.integers(n - part + 1)) for n, part in ((height, part_h), (width, part_w)))
+    return y, x, part_h, part_w
+
+
 def zoom_clip(
     frames: NDArray[np.uint8],
     train_ids: NDArray[np.uint8],
@@ -386,9 +395,7 @@ def zoom_clip(
         rng: Source of place and size.
     """
     height, width = teacher.shape[-2:]
-    share = rng.uniform(*ZOOM)
-    part_h, part_w = round(height * share), round(width * share)
-    y, x = (int(rng.integers(n - part + 1)) for n, part in ((height, part_h), (width, part_w)))
+    y, x, part_h, part_w = draw_part((height, width), rng)
     full = np.s_[2 * y : 2 * (y + part_h), 2 * x : 2 * (x + part_w)]
     size = (2 * width, 2 * height)
     part = teacher[..., y : y + part_h, x : x + part_w].transpose(0, 2, 3, 1).astype(np.float32)

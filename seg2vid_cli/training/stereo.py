@@ -25,7 +25,7 @@ from torch import Tensor
 from seg2vid_cli.camera import FOCAL
 from seg2vid_cli.networks.layout import FLAT, OBJECTS, SKY
 from seg2vid_cli.training import data
-from seg2vid_cli.training.clips import WORK_HW, ZOOM, ZOOMED
+from seg2vid_cli.training.clips import WORK_HW, ZOOMED, draw_part
 from seg2vid_cli.training.data import Pair
 
 SHORTEST_GAP_S, LONGEST_GAP_S = 0.5, 1.5  # between two stills
@@ -390,9 +390,7 @@ def _vary(depth: Depth, rng: np.random.Generator) -> Depth:
     ]
     focus: NDArray[Any] = depth.focus
     if rng.random() < ZOOMED:
-        share = rng.uniform(*ZOOM)
-        part_h, part_w = round(height * share), round(width * share)
-        y, x = (int(rng.integers(n - part + 1)) for n, part in ((height, part_h), (width, part_w)))
+        y, x, part_h, part_w = draw_part((height, width), rng)
         part = np.s_[y : y + part_h, x : x + part_w]
         how = (cv2.INTER_LINEAR, *[cv2.INTER_NEAREST] * 3)
         layers = [
