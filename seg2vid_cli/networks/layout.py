@@ -50,9 +50,7 @@ def lie_flat(nearness: Tensor, classes: Tensor) -> Tensor:
         classes: `(B, 1, H, W)`, whole numbers.
     """
     flat = among(classes, FLAT)
-    height, width = classes.shape[-2:]
-    x = torch.linspace(-1, 1, width, device=classes.device).expand_as(nearness)
-    y = torch.linspace(-1, 1, height, device=classes.device)[:, None].expand_as(nearness)
+    x, y = _across_and_down(classes)
     share = flat / (nearness.detach() + FAR) ** 2
     weight = share
     for _ in range(FITS):
@@ -62,6 +60,14 @@ def lie_flat(nearness: Tensor, classes: Tensor) -> Tensor:
     uneven = (apart - apart.clamp(-EVEN, EVEN)).exp() * plane
     enough = flat.to(nearness.dtype).mean((1, 2, 3), keepdim=True) > LEAST_FLAT
     return torch.where(flat & enough, uneven, nearness)
+
+
+def _across_and_down(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the pixels of `(B, 1, H, W)` are, from -1 to 1; both of that shape."""
+    height, width = classes.shape[-2:]
+    x = torch.linspace(-1, 1, width, device=classes.device).expand(classes.shape)
+    y = torch.linspace(-1, 1, height, device=classes.device)[:, None].expand(classes.shape)
+    return x, y
 
 
 def _fit_plane(values: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -205,10 +211,7 @@ def places(classes: Tensor) -> Tensor:
         `(B, PLACES, H, W)` in [-1, 1]: the place across and down; the top and the foot of the run
         of pixels of one class in its column; and the next ground at or below it, 1 without any.
     """
-    height, width = classes.shape[-2:]
-    size, device = classes.shape, classes.device
-    x = torch.linspace(-1, 1, width, device=device).expand(size)
-    y = torch.linspace(-1, 1, height, device=device)[:, None].expand(size)
+    x, y = _across_and_down(classes)
     runs = _runs(classes)
     top, foot = (
         torch.full_like(y, start).scatter_reduce(2, runs, y, how).gather(2, runs)

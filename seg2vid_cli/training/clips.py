@@ -51,7 +51,7 @@ class DriveClip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MotionBatch:
+class MotionBatch(data.Tensors):
     """Some short clips.
 
     Args:
@@ -66,10 +66,6 @@ class MotionBatch:
     planes: Tensor
     flow_px: Tensor
     known: Tensor
-
-    def to(self, device: torch.device) -> MotionBatch:
-        """Copy to a device."""
-        return MotionBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
 
 def read_clip(

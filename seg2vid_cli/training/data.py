@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -179,6 +179,18 @@ def to_planes(train_ids: Sequence[NDArray[np.uint8]]) -> Tensor:
     """uint8 `(h, w)` maps to one-hot float32 `(B, 20, h, w)`."""
     ids = torch.from_numpy(np.ascontiguousarray(np.stack(train_ids))).long()
     return torch.nn.functional.one_hot(ids, NUM_CLASSES).permute(0, 3, 1, 2).float()
+
+
+Some = TypeVar("Some", bound="Tensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """What data classes of tensors have in common."""
+
+    def to(self: Some, device: torch.device) -> Some:
+        """Copy to a device."""
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
 
 Batch = TypeVar("Batch")

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seg2vid_cli.camera import FOCAL
+from seg2vid_cli.camera import FOCAL, slopes
 from seg2vid_cli.networks.layout import FLAT, OBJECTS, SKY
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import WORK_HW, ZOOMED, draw_part
@@ -98,7 +98,7 @@ class Depth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StillBatch:
+class StillBatch(data.Tensors):
     """Some stills.
 
     Args:
@@ -114,10 +114,6 @@ class StillBatch:
     nearness: Tensor
     sure: Tensor
     focus: Tensor
-
-    def to(self, device: torch.device) -> StillBatch:
-        """Copy to a device."""
-        return StillBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,19 +281,18 @@ def _measure_both(match: Match) -> list[Depth]:
         size = WORK_HW[::-1]
         picture = np.asarray(cv2.resize(still.picture, size, interpolation=cv2.INTER_AREA))
         rows.append((picture, still.train_ids[::2, ::2], _grey(picture).astype(np.float32)))
-    back = match.rotation.T
-    ways = (match.rotation, match.way), (back, -back @ match.way)
-    found = [
-        _sweep(rows[i][2], rows[1 - i][2], rotation, way) for i, (rotation, way) in enumerate(ways)
-    ]
+    chords = _ways(match)
+    # What takes places of either view to the other one's: directions, and one over the distance.
+    rays = _rays(match.rotation), _rays(match.rotation.T)
+    ways = -chords[1], chords[0]
+    found = [_sweep(rows[i][2], rows[1 - i][2], rays[i], ways[i]) for i in (0, 1)]
     half = match.turn / 2
     out = []
-    for i, (rotation, way) in enumerate(ways):
+    for i, chord in enumerate(chords):
         # On an arc the way leads half as far to the side as the car turns.
-        chord = _ways(match)[i]
         focus = chord[:2] / chord[2] + (-half, half)[i] * np.array([1, 0])
         nearness, sure = found[i]
-        x, y, along = _seen_at(nearness, rotation, way)
+        x, y, along = _seen_at(nearness, rays[i], ways[i])
         other = cv2.remap(found[1 - i][0], x, y, cv2.INTER_NEAREST, borderValue=LEAST_LEVEL)
         agree = np.abs(np.log(other * along / nearness)) < MOST_APART
         known = ~np.isin(rows[i][1], UNKNOWN)
@@ -313,19 +308,28 @@ def _measure_both(match: Match) -> list[Depth]:
     return out
 
 
+def _rays(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions of the pixels of a view as one that is turned by `rotation` sees them."""
+    across, down = slopes(*WORK_HW).double().numpy()
+    out: NDArray[np.float64] = np.stack([across, down, np.ones_like(across)], -1) @ rotation.T
+    return out
+
+
 def _seen_at(
-    nearness: NDArray[np.float32] | float, rotation: NDArray[Any], way: NDArray[Any]
+    nearness: NDArray[np.float32] | float, rays: NDArray[np.float64], way: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Where another view sees every pixel of one that is as near as that.
+
+    Args:
+        nearness: `(H, W)`, or of all pixels.
+        rays: `(H, W, 3)`, from `_rays`.
+        way: `(3,)`, see `Match`.
 
     Returns:
         Right and down in pixels, and how far ahead as a share of how far it was, above 0; all
         `(H, W)`.
     """
-    height, width = WORK_HW
     camera = lens(WORK_HW)
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(camera).T @ rotation.T
     there = rays + np.asarray(nearness)[..., None] * way
     along = np.maximum(there[..., 2], LEAST_ALONG)
     u, v = (there[..., k] / along * camera[k, k] + camera[k, 2] - 0.5 for k in (0, 1))
@@ -335,10 +339,10 @@ def _seen_at(
 def _sweep(
     here: NDArray[np.float32],
     there: NDArray[np.float32],
-    rotation: NDArray[np.float64],
+    rays: NDArray[np.float64],
     way: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """How near a grey view is, by how alike another one is at that depth.
+    """How near a grey view is, by how alike another one is at that depth; see `_seen_at`.
 
     Returns:
         Nearness in one over the length of the way, and where it is sure; `(H, W)`.
@@ -349,7 +353,7 @@ def _sweep(
     height, width = here.shape
     alike = np.empty((len(levels), height, width), np.float32)
     for i, level in enumerate(levels):
-        x, y, along = _seen_at(float(level), rotation, way)
+        x, y, along = _seen_at(float(level), rays, way)
         inside = (along > LEAST_ALONG) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         seen = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         alike[i] = _correlation(here, seen, inside.astype(np.float32))
@@ -357,7 +361,7 @@ def _sweep(
     apart = np.abs(np.arange(len(levels))[:, None, None] - best) > BESIDE
     others = np.where(apart, alike, -1).max(0)
     nearness = levels[best].astype(np.float32)
-    ends = [_seen_at(nearness * share, rotation, way)[:2] for share in (1 / 1.1, 1.1)]
+    ends = [_seen_at(nearness * share, rays, way)[:2] for share in (1 / 1.1, 1.1)]
     parallax = np.hypot(ends[1][0] - ends[0][0], ends[1][1] - ends[0][1])
     within = (best > 0) & (best < len(levels) - 1)
     clear = (most > LEAST_ALIKE) & (most - others > CLEAR) & (parallax > LEAST_PARALLAX_PX)
