@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import Compute
 from seg2vid_cli.labels import LabelMap, labels_from_array
-from seg2vid_cli.networks.segmenter import Segmenter
+from seg2vid_cli.networks.segmenter import SegmentationNetwork
 from seg2vid_cli.visualize import write_png
 
 WORK_AREA_PX = 480 * 360  # what the network was trained at
 SHARPEN = 2  # scores are enlarged before classes are named, so that borders are smooth
 
 
-def label_photo(network: Segmenter, photo: NDArray[np.uint8], *, compute: Compute) -> LabelMap:
+def label_photo(
+    network: SegmentationNetwork, photo: NDArray[np.uint8], *, compute: Compute
+) -> LabelMap:
     """Name the class of every pixel of a street photo.
 
     Args:
@@ -33,10 +35,9 @@ def label_photo(network: Segmenter, photo: NDArray[np.uint8], *, compute: Comput
     """
     height, width = photo.shape[:2]
     scale = math.sqrt(WORK_AREA_PX / (height * width))
-    multiple = 2 ** len(network.config.channels)
     work_h, work_w = (max(1, round(side * scale)) for side in (height, width))
     small = Image.fromarray(photo).resize((work_w, work_h), Image.Resampling.LANCZOS)
-    borders = [(0, -side % multiple) for side in (work_h, work_w)]
+    borders = [(0, -side % network.multiple) for side in (work_h, work_w)]
     padded = np.pad(np.asarray(small), [*borders, (0, 0)], mode="edge")
     frame = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
     with compute.run():

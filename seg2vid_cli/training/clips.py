@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError, Seg2VidError
-from seg2vid_cli.networks.segmenter import Segmenter
+from seg2vid_cli.networks.segmenter import SegmentationNetwork
 from seg2vid_cli.sketch import ROAD
 from seg2vid_cli.training import data
 from seg2vid_cli.training.loop import load_trained
-from seg2vid_cli.training.segmenter import SEGMENTER, SegmenterTask, label_frames
+from seg2vid_cli.training.segmenter import SegmenterTask, build_segmenter, label_frames
 from seg2vid_cli.video import probe_video, read_frames
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.load import open_bundle
@@ -146,7 +146,7 @@ def clip_stride(fps: float) -> int:
     return max(1, round(fps / FPS))
 
 
-def load_segmenter(runs: Path, weights: str | None = None) -> Segmenter:
+def load_segmenter(runs: Path, weights: str | None = None) -> SegmentationNetwork:
     """The segmentation network trained in a folder of runs, or that of some weights.
 
     Args:
@@ -159,10 +159,9 @@ def load_segmenter(runs: Path, weights: str | None = None) -> Segmenter:
     if weights is not None:
         bundle = open_bundle(weights)
         bundle.require("segmenter")
-        return cast(Segmenter, bundle.network("segmenter")).eval()
-    name = SegmenterTask.name
-    state = load_trained(runs, name, what="segmenter", command="segmenter")
-    network = Segmenter(SEGMENTER)
+        return cast(SegmentationNetwork, bundle.network("segmenter")).eval()
+    state = load_trained(runs, SegmenterTask.name, what="segmenter", command="segmenter")
+    network = build_segmenter(state["config"])
     network.load_state_dict(state["average"])
     return network.eval()
 

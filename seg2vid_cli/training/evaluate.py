@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.networks.segmenter import Segmenter
+from seg2vid_cli.networks.segmenter import SegmentationNetwork
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training.clips import (
     WORK_HW,
@@ -120,7 +119,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 def first_frame_scores(
     pipeline: Pipeline,
     pairs: Sequence[Pair],
-    reader: Segmenter,
+    reader: SegmentationNetwork,
     *,
     guide_by: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> dict[str, Any]:
@@ -164,20 +163,16 @@ def _compare(confusion: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _read(
-    reader: Segmenter, picture: NDArray[np.uint8]
+    reader: SegmentationNetwork, picture: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Classes of a picture at its own size, and the reader's coarsest features, averaged."""
     height, width = picture.shape[:2]
     size = (height * READ_WIDTH_PX // width // 32 * 32, READ_WIDTH_PX)
     frame = F.interpolate(to_tensor([picture]), size=size, mode="bilinear", align_corners=False)
-    kept: list[Tensor] = []
-    hook = reader.encoder[-1].register_forward_hook(lambda _m, _i, out: kept.append(out))
-    try:
-        scores = reader(frame)
-    finally:
-        hook.remove()
+    seen = reader.encode(frame)
+    scores = reader.decode(seen)
     small = F.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
-    return small.argmax(1)[0].byte().numpy(), kept[0].mean((0, 2, 3)).double().numpy()
+    return small.argmax(1)[0].byte().numpy(), seen[-1].mean((0, 2, 3)).double().numpy()
 
 
 def _frechet_scores(real: NDArray[np.float64], painted: NDArray[np.float64]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.loop import load_checkpoint
 from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
-from seg2vid_cli.training.segmenter import SegmenterTask
+from seg2vid_cli.training.segmenter import SegmenterTask, build_segmenter
 from seg2vid_cli.training.sflow import SFlow, SFlowConfig, SFlowTask
 from seg2vid_cli.weights.load import BUNDLE_FILE, FAMILIES, Bundle, config_from_dict
 from seg2vid_cli.weights.registry import check_name, describe_file, format_files
@@ -46,7 +46,7 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         "first_frame": (FirstFrameTask.name, "label-unet"),
         "motion": (MotionTask.name, "ego-flow"),
         "refine": (RefineTask.name, "seg2vid-refine"),
-        "segmenter": (SegmenterTask.small_name, "segmenter"),
+        "segmenter": (SegmenterTask.small_name, None),
     }
     networks: dict[str, nn.Module] = {}
     options: dict[str, dict[str, Any]] = {
@@ -58,9 +58,12 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         if stage == "first_frame":
             state = _with_palette(runs, state)
         if state is not None:
-            config, network = FAMILIES[family]
             try:
-                networks[stage] = network(config_from_dict(config, state["config"]))
+                if family is None:
+                    networks[stage] = build_segmenter(state["config"])
+                else:
+                    config, network = FAMILIES[family]
+                    networks[stage] = network(config_from_dict(config, state["config"]))
                 networks[stage].load_state_dict(state["average"])
             except (ValueError, RuntimeError) as error:
                 raise InputError(

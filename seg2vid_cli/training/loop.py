@@ -23,6 +23,7 @@ from seg2vid_cli.errors import InputError
 
 PIECE_BYTES = 15 * 2**20
 EMA_DECAY = 0.999
+OWN_RATE = "of_learning_rate"  # key of a parameter group: factor on the task's learning rate
 
 
 class Task(Protocol):
@@ -189,7 +190,7 @@ def train(
             factor = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * task.progress))
             for optimizer in task.optimizers.values():
                 for group in optimizer.param_groups:
-                    group["lr"] = task.learning_rate * factor
+                    group["lr"] = task.learning_rate * factor * group.get(OWN_RATE, 1.0)
             for key, value in task.step().items():
                 sums[key] = sums.get(key, 0.0) + value
             step, rows, steps_made = step + 1, rows + 1, steps_made + 1

