@@ -138,8 +138,8 @@ def test_only_the_command_line_imports_importers():
         assert not found or module.startswith(("weights/importers/", "cli/")), module
 
 
-def test_pickles_are_opened_in_two_places_and_never_run():
-    """Original checkpoints when they are imported, and training's own; both as weights only."""
+def test_pickles_are_opened_in_three_places_and_never_run():
+    """Original checkpoints when they are imported or begun with, and training's own."""
     places = set()
     for module, tree in MODULES.items():
         for node in ast.walk(tree):
@@ -151,7 +151,7 @@ def test_pickles_are_opened_in_two_places_and_never_run():
                 places.add(module)
                 options = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert options.get("weights_only") == "True", module
-    assert places <= {"weights/importers/checkpoint", "training/loop"}
+    assert places <= {"weights/importers/checkpoint", "training/loop", "training/imagenet"}
 
 
 def test_numpy_files_are_opened_without_pickles():
