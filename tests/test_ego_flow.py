@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
 
@@ -31,7 +32,9 @@ from seg2vid_cli.camera import (
     slopes,
 )
 from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.errors import InputError
 from seg2vid_cli.motion import Memory, fitting_downscale, predict_motion, see_from
+from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.networks.ego_flow import (
     FASTEST_TURN,
     MOST_ACCELERATION,
@@ -49,16 +52,20 @@ from seg2vid_cli.networks.ego_flow import (
     take_rims,
 )
 from seg2vid_cli.networks.layout import PLACES
+from seg2vid_cli.networks.segmenter import LiteSegmenter, LiteSegmenterConfig
 from seg2vid_cli.training.clips import WORK_HW, DriveClip, MotionClips, collate
 from seg2vid_cli.training.data import to_planes
 from seg2vid_cli.training.habits import Observed
 from seg2vid_cli.training.motion import (
     BELIEVED,
+    LITE_STAGES,
     MotionTask,
+    check_motion_start,
     feet_error,
     measure_sways,
     road_level,
     road_slope,
+    sight_of,
     still_error,
 )
 from seg2vid_cli.training.stereo import Depth, StillBatch
@@ -717,6 +724,76 @@ def test_it_may_be_told_where_every_pixel_is():
     assert seen[0].shape[1] == 3 + 20 + PLACES
     foot = seen[0][:, -2, 10, 10]
     assert foot.tolist() == pytest.approx([2 * 39 / 63 - 1, 2 * 49 / 63 - 1])
+
+
+def one_hot_planes():
+    planes = torch.zeros(2, 20, H, W)
+    planes[:, 2, :40], planes[:, 0, 40:] = 1, 1
+    return planes
+
+
+class TestLite:
+    """A frozen EfficientNet-Lite0 may read the picture beside it."""
+
+    @pytest.fixture
+    def both(self):
+        plain = lively(EgoFlow(CONFIG)).eval()
+        made = EgoFlow(replace(CONFIG, lite_stages=4)).eval()
+        left_out = made.load_state_dict(plain.state_dict(), strict=False)
+        assert not left_out.unexpected_keys
+        assert {name.split(".")[0] for name in left_out.missing_keys} == {"known", "adapters"}
+        return plain, made
+
+    def test_at_first_it_has_no_say(self, both):
+        frame, planes = torch.rand(2, 3, H, W), one_hot_planes()
+        for one, other in zip(*(network.encode(frame, planes) for network in both), strict=True):
+            torch.testing.assert_close(one, other)
+        with torch.no_grad():
+            both[1].adapters[2].weight.fill_(0.1)
+        near = [network.read(frame, planes).nearness for network in both]
+        assert not torch.allclose(*near)
+
+    def test_what_it_knows_is_not_trained(self, both):
+        network = both[1].train()
+        before = {n: t.clone() for n, t in network.known.state_dict().items()}
+        network.read(torch.rand(2, 3, H, W), one_hot_planes()).nearness.sum().backward()
+        assert not any(p.requires_grad for p in network.known.parameters())
+        assert all(torch.equal(t, before[n]) for n, t in network.known.state_dict().items())
+        assert all(adapter.weight.grad.abs().sum() > 0 for adapter in network.adapters)
+        assert network.encoder[1].training
+
+    def test_it_sees_with_what_labels_the_clips(self):
+        config = LiteSegmenterConfig(classes=19, stages=6, channels=(4, 4, 4, 4))
+        segmenter = lively(LiteSegmenter(config))
+        sight = sight_of(segmenter)
+        assert len(sight.stages) == LITE_STAGES
+        theirs = segmenter.encoder.state_dict()
+        assert all(torch.equal(t, theirs[name]) for name, t in sight.state_dict().items())
+        assert sight_of(torch.nn.Identity()) is None
+
+    def test_training_begins_with_one_that_has_none(self, clips):
+        shown = collate([clips.draw(0, None)])
+        plain = MotionTask(clips, shown, batch=1)
+        sight = lively(EfficientNetLite(3))
+        task = MotionTask(clips, shown, batch=1, sight=sight, start=plain.network)
+        assert task.network.config.lite_stages == 3
+        assert torch.equal(task.network.nearness.bias, plain.network.nearness.bias)
+        check_motion_start(task.network)
+        with pytest.raises(InputError, match="another configuration"):
+            MotionTask(clips, shown, batch=1, start=task.network)
+        before = deepcopy(task.network.state_dict())
+        task.network.nearness.weight.data.add_(0.1)  # a new one says the same of every pixel
+        assert all(math.isfinite(value) for value in task.step().values())
+        after = task.network.state_dict()
+        assert all(torch.equal(after[n], t) for n, t in before.items() if n.startswith("known."))
+        assert any(not torch.equal(after[n], t) for n, t in before.items() if "adapters" in n)
+        for each in (plain, task):
+            each.batches.close()
+
+    @pytest.mark.parametrize("stages", [8, 99])
+    def test_there_are_only_so_many_stages(self, stages):
+        with pytest.raises(ValueError, match="stages"):
+            EgoFlow(replace(CONFIG, lite_stages=stages))
 
 
 class TestTraining:

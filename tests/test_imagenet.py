@@ -11,7 +11,7 @@ import torch
 from conftest import lively
 from torch import nn
 
-from seg2vid_cli.device import resolve_compute
+from seg2vid_cli.device import fold_norms, resolve_compute
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.efficientnet import (
     LITE0,
@@ -111,12 +111,12 @@ def test_every_tensor_is_found(published):
     ours = encoder.state_dict()
     for name, there in {
         "stem.conv.weight": "_conv_stem.weight",
-        "stem.norm.running_var": "_bn0.running_var",
+        "stem.bn.running_var": "_bn0.running_var",
         "stages.0.0.depthwise.conv.weight": "_blocks.0._depthwise_conv.weight",
-        "stages.2.0.expand.norm.bias": "_blocks.3._bn0.bias",
-        "stages.2.1.depthwise.norm.running_mean": "_blocks.4._bn1.running_mean",
+        "stages.2.0.expand.bn.bias": "_blocks.3._bn0.bias",
+        "stages.2.1.depthwise.bn.running_mean": "_blocks.4._bn1.running_mean",
         "stages.5.3.project.conv.weight": "_blocks.14._project_conv.weight",
-        "stages.6.0.project.norm.weight": "_blocks.15._bn2.weight",
+        "stages.6.0.project.bn.weight": "_blocks.15._bn2.weight",
     }.items():
         assert torch.equal(ours[name], theirs[there]), name
     # As many different ones as there are: none is taken twice.
@@ -128,7 +128,7 @@ def test_later_stages_may_be_left_out(published):
 
     encoder = EfficientNetLite(2)
     load_imagenet(encoder, published)
-    assert float(encoder.stages[1][0].expand.norm.bias.detach()[0]) > 1
+    assert float(encoder.stages[1][0].expand.bn.bias.detach()[0]) > 1
     check_imagenet(published)
 
 
@@ -154,6 +154,16 @@ def test_a_photo_is_labelled_at_its_size():
     photo = np.random.default_rng(0).integers(0, 255, (75, 111, 3), dtype=np.uint8)
     labels = label_photo(network, photo, compute=resolve_compute("cpu", "fp32"))
     assert labels.size_hw == (75, 111)
+
+
+def test_norms_are_folded_into_the_convolutions():
+    network = lively(LiteSegmenter(CONFIG))
+    frame = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        before = network(frame)
+        fold_norms(network)
+        torch.testing.assert_close(network(frame), before, rtol=1e-3, atol=1e-3)
+    assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 def test_places_far_off_count():

@@ -28,6 +28,7 @@ pytest.importorskip("cv2")
 from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
+from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
@@ -42,13 +43,19 @@ from seg2vid_cli.training.clips import (
     load_segmenter,
     parse_clip,
     read_clips,
+    read_glimpses,
 )
 from seg2vid_cli.training.evaluate_motion import motion_scores
 from seg2vid_cli.training.export import export_runs
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.motion import MotionTask
 from seg2vid_cli.training.refine import RefineTask
-from seg2vid_cli.training.segmenter import SegmenterTask, label_frames, score
+from seg2vid_cli.training.segmenter import (
+    SegmenterTask,
+    label_frames,
+    score,
+    unlabelled_pairs,
+)
 from seg2vid_cli.training.sflow import check_start
 from seg2vid_cli.video import open_video, read_frames
 from seg2vid_cli.weights.load import mix_bundles, read_bundle
@@ -488,6 +495,12 @@ class TestClips:
         with pytest.raises(InputError, match="segmenter"):
             load_segmenter(tmp_path, "street-edges")
 
+    def test_glimpses_are_a_second_apart(self, tmp_path):
+        text = a_clip(tmp_path / "drive.mp4", 24, fps=8)
+        seen = read_glimpses(f"{text}:4-24")
+        assert [round(float(frame.mean()) / 8) for frame in seen] == [4, 12, 20]
+        assert seen[0].shape == (32, 64, 3)
+
     def test_clips_are_checked_before_the_segmenter_is_looked_for(self, tmp_path):
         text = a_clip(tmp_path / "drive.mp4", 3, 15)
         with pytest.raises(InputError, match="3 frames are too few"):
@@ -859,8 +872,9 @@ class TestJointStep:
         assert (found - plain).abs().max() > 1e-3
 
     @pytest.mark.parametrize("judge", first_frame.JUDGES)
-    def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
-        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge)
+    def test_all_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
+        encoder = EfficientNetLite(5) if judge == "projected" else None
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge, encoder=encoder)
         task.progress = 0.5
         sides = task.network, task.helpers["judge"]
         before = [[*deepcopy(side).parameters()] for side in sides]
@@ -1073,6 +1087,44 @@ class TestTasks:
         frames = next(task.batches)[0]
         share = [t.network.eval()(frames).softmax(1)[:, 7].mean().item() for t in (task, plain)]
         assert share[0] > 2 * share[1]
+
+    def test_frames_without_labels_are_learnt_from_a_teacher_alone(self, pairs):
+        frames = unlabelled_pairs([pair.picture for pair in pairs], "drive.mp4")
+        assert [frame.name for frame in frames] == ["drive.mp4 0", "drive.mp4 1", "drive.mp4 2"]
+        options = {"build": tiny_segmenter, "batch": 2, "size_hw": (32, 64)}
+        plain = SegmenterTask(frames, **options)
+        assert plain.step() == {"loss": 0.0, "accuracy": 0.0}
+        taught = SegmenterTask(frames, teacher=tiny_segmenter(), **options)
+        before = deepcopy(taught.network.state_dict())
+        assert 0 < taught.step()["loss"] < 10
+        assert not torch.equal(taught.network.head.weight, before["head.weight"])
+        for task in (plain, taught):
+            task.batches.close()
+
+    def test_rare_classes_are_learnt_but_not_said_more_often_than_they_occur(self):
+        class Blind(torch.nn.Module):
+            """Says the same of every pixel."""
+
+            config = TINY
+
+            def __init__(self):
+                super().__init__()
+                self.scores = torch.nn.Parameter(torch.zeros(19))
+
+            def forward(self, frame):
+                return self.scores[:, None, None].expand(len(frame), 19, *frame.shape[-2:])
+
+        ids = np.full((64, 64), 2, np.uint8)
+        ids[::8, ::4] = 13  # one in 32, wherever one looks
+        pair = data.Pair(name="a", picture=np.zeros((64, 64, 3), np.uint8), train_ids=ids)
+        task = SegmenterTask([pair], build=Blind, batch=4, size_hw=(64, 64))
+        assert task.class_weights[13] > 5 * task.class_weights[2]
+        task.optimizers["network"].param_groups[0]["lr"] = 0.2
+        for _ in range(100):
+            task.step()
+        task.batches.close()
+        said = task.network.scores.detach().softmax(0)
+        assert said[13] == pytest.approx(1 / 32, abs=0.02)
 
     def test_rare_classes_weigh_more_and_unlabelled_pixels_nothing(self):
         ids = torch.zeros(1, 10, 10, dtype=torch.long)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from seg2vid_cli.networks.edge_detector import EdgeDetector
+    from seg2vid_cli.networks.ego_flow import EgoFlow
     from seg2vid_cli.training.clips import DriveClip, MotionClips
     from seg2vid_cli.training.data import Pair
     from seg2vid_cli.training.stereo import Match
@@ -75,9 +76,9 @@ SizeOption = Annotated[
 JudgeOption = Annotated[
     str,
     typer.Option(
-        metavar="patches|classes",
+        metavar="patches|classes|projected",
         help="Discriminators: patches teach texture soon; classes read every pixel, and need many "
-        "more steps.",
+        "more steps; projected ones see with a network that knows ImageNet.",
     ),
 ]
 NetworksOption = Annotated[
@@ -132,6 +133,13 @@ def segmenter(
         typer.Option("--perceptual", help="A plain one for `first-frame --perceptual`."),
     ] = False,
     imagenet: ImagenetOption = None,
+    clip: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VIDEO[:FIRST-LAST]",
+            help="With --small: what the other one sees in these frames is learnt as well.",
+        ),
+    ] = None,
 ) -> None:
     """Picture to label map: labels the driving clips.
 
@@ -142,12 +150,16 @@ def segmenter(
         raise InputError("--small and --perceptual are two networks", hint="train one by one")
     if perceptual and imagenet is not None:
         raise InputError("--perceptual has no such network", hint="leave --imagenet out")
+    if clip and not small:
+        raise InputError("nobody labels the frames of --clip", hint="they are for --small")
     from seg2vid_cli.networks.segmenter import Segmenter
     from seg2vid_cli.training import perceptual as plain
     from seg2vid_cli.training import segmenter as task
-    from seg2vid_cli.training.clips import load_segmenter
+    from seg2vid_cli.training.clips import check_clip, load_segmenter, read_glimpses
     from seg2vid_cli.training.loop import train
 
+    for text in clip or ():
+        check_clip(text)
     shared: dict[str, Any] = {"seed": seed, "batch": batch, "device": device}
     if small:
         shared |= {
@@ -163,7 +175,9 @@ def segmenter(
         }
     if perceptual:
         shared |= {"build": plain.PerceptualNetwork, "name": plain.NAME}
-    pairs = _pairs(pictures, labels, encoding, names)
+    pairs = [*_pairs(pictures, labels, encoding, names)]
+    for text in clip or ():
+        pairs += task.unlabelled_pairs(read_glimpses(text), text)
     train(task.SegmenterTask(pairs, **shared), out=out, minutes=minutes)
 
 
@@ -210,9 +224,10 @@ def first_frame(
         ),
     ] = False,
     networks: NetworksOption = None,
+    imagenet: ImagenetOption = None,
 ) -> None:
-    """Label map to picture."""
-    device = _check(device, batch)
+    """Label map to picture. --judge projected takes --imagenet."""
+    device = _check(device, batch, imagenet)
     if not 0 <= keep <= 1 or (keep and start is None):
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
     if sketches and guided is None:
@@ -231,9 +246,14 @@ def first_frame(
     )
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.perceptual import load_perceptual
+    from seg2vid_cli.training.projected import imagenet_encoder
 
     if judge not in JUDGES:
         raise InputError(f"judge '{judge}' is not known", hint=f"use one of {', '.join(JUDGES)}")
+    if (judge == "projected") != (imagenet is not None):
+        raise InputError(
+            "--judge projected and --imagenet go together", hint="give both, or neither"
+        )
 
     size_hw = options.parse_size(size)
     check_size(size_hw)
@@ -260,6 +280,7 @@ def first_frame(
         judge=judge,
         teacher=teacher,
         detector=cast("EdgeDetector | None", detector),
+        encoder=None if imagenet is None else imagenet_encoder(imagenet),
         colours=colours,
         sketches=sketches,
     )
@@ -345,16 +366,15 @@ def motion(
     """Picture and labels to depth and motion; needs a trained segmenter, or --labels-by.
 
     With --pictures and --labels, four in ten clips are stills moved as 2.5-D scenes, fewer with
-    --stills-fps.
+    --stills-fps. A segmenter that began with --imagenet lends what it sees.
     """
     device = _check(device, batch)
     if (pictures is None) != (labels is None):
         raise InputError("--pictures and --labels go together", hint="give both, or none")
     _check_stills(stills_fps, pictures)
-    from seg2vid_cli.networks.ego_flow import EgoFlow
-    from seg2vid_cli.training.clips import WORK_HW, collate
-    from seg2vid_cli.training.loop import check_start, train
-    from seg2vid_cli.training.motion import MOTION, MotionTask
+    from seg2vid_cli.training.clips import WORK_HW, collate, load_segmenter
+    from seg2vid_cli.training.loop import train
+    from seg2vid_cli.training.motion import MotionTask, check_motion_start, sight_of
     from seg2vid_cli.training.scenes import (
         SHARE,
         SHARE_BESIDE_DEPTH,
@@ -362,14 +382,15 @@ def motion(
         MovedStills,
     )
 
-    begin = _start(start, "motion")
+    begin = cast("EgoFlow | None", _start(start, "motion"))
     if begin is not None:
-        check_start(begin, EgoFlow(MOTION))
+        check_motion_start(begin)
     pairs = _pairs(pictures, labels, encoding, names) if pictures and labels else []
     matches = _matches(pairs, stills_fps, pictures) if stills_fps else []
     clips = _clips(_drives(tuple(clip), networks or out, device, WORK_HW, labels_by), taught=True)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
     share = SHARE_BESIDE_DEPTH if matches else SHARE
+    sight = None if begin is None else begin.known
     task = MotionTask(
         MixedClips(clips, MovedStills(pairs), share=share) if pairs else clips,
         shown,
@@ -377,8 +398,10 @@ def motion(
         batch=batch,
         device=device,
         matches=matches,
+        sight=sight or sight_of(load_segmenter(networks or out, labels_by)),
+        start=begin,
     )
-    train(task, out=out, minutes=minutes, start_from=begin)
+    train(task, out=out, minutes=minutes)
 
 
 @app.command()
@@ -446,6 +469,7 @@ def refine(
 ) -> None:
     """Warped frames to repaired ones; needs trained motion and segmenter, or --labels-by."""
     device = _check(device, batch)
+    from seg2vid_cli.networks.efficientnet import EfficientNetLite
     from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
     from seg2vid_cli.training.clips import check_clip, collate
     from seg2vid_cli.training.loop import check_start, load_trained, train
@@ -465,12 +489,14 @@ def refine(
     )
     clips = _clips(_drives(tuple(clip), runs, device, size_hw, labels_by), taught=False)
     shown = collate([clips.draw(row, None) for row in clips.spread(3)])
-    if state["config"] != asdict(MOTION):
+    stages = state["config"].get("lite_stages", 0)
+    if state["config"] != asdict(replace(MOTION, lite_stages=stages)):
         raise InputError(
             f"{runs}: the motion network is another one",
             hint=f"run seg2vid train {MotionTask.name}",
         )
-    behind = MotionTask(clips, shown, device=device)
+    sight = EfficientNetLite(stages) if stages else None
+    behind = MotionTask(clips, shown, device=device, sight=sight)
     behind.network.load_state_dict(state["average"])
     behind.helpers.load_state_dict(state["helpers"])
     task = RefineTask(behind, clips, shown, seed=seed, batch=batch, device=device)
@@ -531,7 +557,7 @@ def everything(
     if stills_fps:
         _neighbours(read, stills_fps, pictures)
     segmenter(**pairs, **shared, minutes=spent["segmenter"], imagenet=imagenet)
-    segmenter(**pairs, **shared, minutes=spent["small"], small=True, imagenet=imagenet)
+    segmenter(**pairs, **shared, minutes=spent["small"], small=True, imagenet=imagenet, clip=clip)
     segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
     first_frame(
         **pairs,

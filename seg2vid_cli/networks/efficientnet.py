@@ -66,12 +66,12 @@ class ConvNorm(nn.Module):
         # A step of two starts as far to the upper left as TensorFlow's does.
         self.before, self.after = (kernel - stride) // 2, (kernel - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
+        self.bn = nn.BatchNorm2d(out_channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
         self.bounded = bounded
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layers."""
-        x = self.norm(self.conv(F.pad(x, (self.before, self.after) * 2)))
+        x = self.bn(self.conv(F.pad(x, (self.before, self.after) * 2)))
         return F.relu6(x) if self.bounded else x
 
 

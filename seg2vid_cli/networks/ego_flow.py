@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seg2vid_cli.networks.efficientnet import EfficientNetLite, lite_widths
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.layout import (
     OBJECTS,
@@ -67,6 +68,8 @@ class EgoFlowConfig:
         speeds: How many quantiles of speed, turn and sways are kept.
         places: Whether it is told where every pixel is, and from where to where what it shows
             reaches, see `layout.places`.
+        lite_stages: How many stages of `efficientnet.LITE0` read the picture beside it; what these
+            know is not trained.
     """
 
     size_hw: tuple[int, int]
@@ -80,6 +83,7 @@ class EgoFlowConfig:
     latent_channels: int
     speeds: int
     places: bool = False
+    lite_stages: int = 0
 
     @property
     def latent_size(self) -> int:
@@ -189,6 +193,14 @@ class EgoFlow(nn.Module):
                 for level, (i, o) in enumerate(zip(before, widths, strict=True))
             ]
         )
+        self.known: EfficientNetLite | None = None
+        self.adapters = nn.ModuleList()
+        if config.lite_stages:
+            self.known = EfficientNetLite(config.lite_stages).requires_grad_(False)
+            for theirs, ours in zip(lite_widths(config.lite_stages), widths, strict=False):
+                adapter = nn.Conv2d(theirs, ours, 1, bias=False)
+                nn.init.zeros_(adapter.weight)
+                self.adapters.append(adapter)
         self.middle = ConvBlock(widths[-1], widths[-1], bias=False)
         self.up_blocks = nn.ModuleList(
             [
@@ -247,6 +259,13 @@ class EgoFlow(nn.Module):
         """
         return self.plan(self.encode(frame, planes), latents)
 
+    def train(self, mode: bool = True) -> EgoFlow:
+        """As always, but for what is not trained: its norms stay as they are."""
+        super().train(mode)
+        if self.known is not None:
+            self.known.eval()
+        return self
+
     def encode(self, frame: Tensor, planes: Tensor) -> list[Tensor]:
         """Read pictures and labels, as in `forward`.
 
@@ -260,9 +279,15 @@ class EgoFlow(nn.Module):
         classes = planes.argmax(1, keepdim=True)
         told = [frame, planes, *([places(classes).to(planes.dtype)] if self.config.places else [])]
         inputs = torch.cat(told, dim=1)
+        known: list[Tensor] = []
+        if self.known is not None:
+            with torch.no_grad():
+                known = self.known(frame)
         skips, x = [], inputs
-        for layer in self.encoder:
+        for level, layer in enumerate(self.encoder):
             x = layer(x)
+            if level < len(known):
+                x = x + self.adapters[level](known[level])
             skips.append(x)
         x = self.middle(x)
         focus = self.way(_moments(x))

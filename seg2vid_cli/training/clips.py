@@ -92,6 +92,13 @@ def read_clip(
     return resize_clip(clip, size_hw)
 
 
+def read_glimpses(text: str) -> list[NDArray[np.uint8]]:
+    """About one frame of every second of a clip, see `parse_clip`: uint8 `(H, W, 3)` each."""
+    path, first, last = parse_clip(text)
+    every = max(1, round(probe_video(path).fps))
+    return list(islice(read_frames(path), first, last, every))
+
+
 def resize_clip(clip: DriveClip, size_hw: tuple[int, int]) -> DriveClip:
     """Bring a clip to another size."""
     size, (height, width) = size_hw[::-1], clip.train_ids.shape[1:]

@@ -58,17 +58,17 @@ def _names(encoder: EfficientNetLite) -> dict[str, str]:
     theirs = {prefix: f"_blocks.{number}." for number, prefix in enumerate(blocks)}
     parts = {
         "expand.conv": "_expand_conv",
-        "expand.norm": "_bn0",
+        "expand.bn": "_bn0",
         "depthwise.conv": "_depthwise_conv",
-        "depthwise.norm": "_bn1",
+        "depthwise.bn": "_bn1",
         "project.conv": "_project_conv",
-        "project.norm": "_bn2",
+        "project.bn": "_bn2",
     }
     names = {}
     for name in tensors:
         layer, _, kind = name.rpartition(".")
         if layer.startswith("stem."):
-            names[name] = {"stem.conv": "_conv_stem", "stem.norm": "_bn0"}[layer] + "." + kind
+            names[name] = {"stem.conv": "_conv_stem", "stem.bn": "_bn0"}[layer] + "." + kind
             continue
         stage, number, part = layer.removeprefix("stages.").split(".", 2)
         names[name] = f"{theirs[f'stages.{stage}.{number}.']}{parts[part]}.{kind}"

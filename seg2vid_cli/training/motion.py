@@ -10,6 +10,7 @@ cameras can be drawn, see `habits`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from seg2vid_cli.camera import FOCAL, camera_flow, move, slopes
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.label_sets import NUM_CLASSES
+from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.networks.ego_flow import (
     EgoFlow,
     EgoFlowConfig,
@@ -31,6 +33,7 @@ from seg2vid_cli.networks.ego_flow import (
 )
 from seg2vid_cli.networks.layers import ConvBlock
 from seg2vid_cli.networks.layout import BACKDROP, FLAT, LEAST_FLAT, LEAST_NEARNESS, among
+from seg2vid_cli.networks.segmenter import LiteSegmenter
 from seg2vid_cli.training import data
 from seg2vid_cli.training.clips import (
     FPS,
@@ -41,7 +44,7 @@ from seg2vid_cli.training.clips import (
     collate,
 )
 from seg2vid_cli.training.habits import Observed, between_stills, is_drive, learn_habits
-from seg2vid_cli.training.loop import grid_picture
+from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import (
     dissimilarity,
     edge_aware_smoothness,
@@ -77,6 +80,7 @@ MOTION = EgoFlowConfig(
     places=True,
 )
 
+LITE_STAGES = 5  # down to a sixteenth, a quarter of all weights
 PHOTOMETRIC_WEIGHT = 0.3
 SMOOTH_WEIGHT = 0.03
 SLOPE_WEIGHT = 0.5
@@ -104,6 +108,33 @@ UNUSUAL = 2.0  # times the median size: larger sways are brought down to that
 UNDERSTOOD = 0.8  # share of the clips whose camera is believed
 BELIEVED = 0.5  # of the size of sways: what is found wavers by itself
 TRIMMED = 0.05  # share of either end that is not drawn again: sharper bends cannot be painted
+
+
+def sight_of(segmenter: nn.Module) -> EfficientNetLite | None:
+    """The stages of a segmentation network that the motion network sees with, too.
+
+    Args:
+        segmenter: Any.
+
+    Returns:
+        A copy; None where it does not read by EfficientNet-Lite0.
+    """
+    if not isinstance(segmenter, LiteSegmenter):
+        return None
+    sight = EfficientNetLite(min(LITE_STAGES, len(segmenter.encoder.stages)))
+    theirs = segmenter.encoder.state_dict()
+    sight.load_state_dict({name: theirs[name] for name in sight.state_dict()})
+    return sight
+
+
+def check_motion_start(start: nn.Module) -> None:
+    """Make sure that a trained network can be begun with.
+
+    Raises:
+        InputError: It has another configuration.
+    """
+    stages = getattr(start.config, "lite_stages", 0)
+    check_start(start, EgoFlow(replace(MOTION, lite_stages=stages)))
 
 
 class ObjectEncoder(nn.Module):
@@ -138,6 +169,11 @@ class MotionTask:
         batch: Clips per step.
         device: Where to train.
         matches: Labelled pictures that drives took in a row, see `match_stills`.
+        sight: What reads pictures beside the network, see `sight_of`; it is not trained.
+        start: The trained network that this one begins with, if any; one without sight does.
+
+    Raises:
+        InputError: `start` has another configuration.
     """
 
     name = "motion"
@@ -152,11 +188,19 @@ class MotionTask:
         batch: int = 8,
         device: str = "cpu",
         matches: Sequence[Match] = (),
+        sight: EfficientNetLite | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.device, self.matches = torch.device(device), matches
         self.held_out = held_out.to(self.device)
-        self.network: nn.Module = EgoFlow(MOTION).to(self.device)
+        network = EgoFlow(replace(MOTION, lite_stages=0 if sight is None else len(sight.stages)))
+        if network.known is not None and sight is not None:
+            network.known.load_state_dict(sight.state_dict())
+        if start is not None:
+            check_start(start, network, may_lack=("known.", "adapters."))
+            network.load_state_dict(start.state_dict(), strict=False)
+        self.network: nn.Module = network.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.helpers = nn.ModuleDict({"objects": ObjectEncoder(MOTION)}).to(self.device)
         everything = [*self.network.parameters(), *self.helpers.parameters()]

@@ -1,6 +1,7 @@
 """Train the segmentation network that labels driving clips, and a small one for photos.
 
-The small one learns from the large one as well: soft scores say more than hard labels. Both can
+The small one learns from the large one as well: soft scores say more than hard labels, and are to
+be had for frames that nobody labelled. Both can
 begin with what EfficientNet-Lite0 learnt of ImageNet, which other towns than the training's need.
 """
 
@@ -67,8 +68,11 @@ def begin_with_imagenet(config: LiteSegmenterConfig, path: Path) -> LiteSegmente
 class SegmenterTask:
     """Cross-entropy, classes weighted by the inverse root of their share, strong colour changes.
 
+    So rare classes are learnt, but would be seen everywhere. The weights' logarithms are added to
+    the scores in training alone: without them the network says every class as often as it occurs.
+
     Args:
-        pairs: Training pairs.
+        pairs: Training pairs. Of those without any label a teacher has the only say.
         build: Makes the network to train, whose `config` is a dataclass.
         teacher: A trained network whose scores the new one learns as well.
         name: Of the run.
@@ -116,8 +120,10 @@ class SegmenterTask:
         shares = [np.bincount(p.train_ids.ravel(), minlength=20)[:19] for p in pairs]
         counts = np.sum(shares, axis=0) + 1.0
         weights = np.where(counts > 1, (counts / counts.sum()) ** -0.5, 0)
-        weights /= (weights * counts).sum() / counts.sum()
+        weights /= max((weights * counts).sum() / counts.sum(), 1e-9)
         self.class_weights = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        known = self.class_weights > 0
+        self.favour = torch.where(known, self.class_weights, 1.0).log()[:, None, None]
 
         def make(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
             crops = [
@@ -138,7 +144,15 @@ class SegmenterTask:
         self.network.train()
         with mixed_precision(self.device):
             logits = self.network(frames)
-        loss = F.cross_entropy(logits.float(), ids, self.class_weights, ignore_index=UNLABELLED)
+        keep = ids != UNLABELLED
+        wrong = F.cross_entropy(
+            logits.float() + self.favour,
+            ids,
+            self.class_weights,
+            ignore_index=UNLABELLED,
+            reduction="sum",
+        )
+        loss = wrong / self.class_weights[ids[keep]].sum().clamp_min(1.0)
         if self.teacher is not None:
             self.teacher.eval()
             with torch.no_grad(), mixed_precision(self.device):
@@ -149,8 +163,7 @@ class SegmenterTask:
         self.optimizers["network"].zero_grad()
         loss.backward()
         self.optimizers["network"].step()
-        keep = ids != UNLABELLED
-        accuracy = (logits.argmax(1) == ids)[keep].float().mean()
+        accuracy = (logits.argmax(1) == ids)[keep].float().sum() / keep.sum().clamp_min(1)
         return {"loss": loss.item(), "accuracy": accuracy.item()}
 
     def finish(self, network: nn.Module) -> None:
@@ -163,6 +176,18 @@ class SegmenterTask:
         with torch.no_grad():
             ids = network(self.last[:4]).argmax(1)
         return grid_picture([list(self.last[:4]), list(colours[ids].permute(0, 3, 1, 2))])
+
+
+def unlabelled_pairs(frames: Sequence[np.ndarray], name: str) -> list[data.Pair]:
+    """Frames uint8 `(H, W, 3)` as pairs for a network with a teacher."""
+    return [
+        data.Pair(
+            name=f"{name} {index}",
+            picture=frame,
+            train_ids=np.full(frame.shape[:2], UNLABELLED, np.uint8),
+        )
+        for index, frame in enumerate(frames)
+    ]
 
 
 @torch.inference_mode()
