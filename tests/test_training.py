@@ -28,7 +28,6 @@ pytest.importorskip("cv2")
 from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
-from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
@@ -872,9 +871,8 @@ class TestJointStep:
         assert (found - plain).abs().max() > 1e-3
 
     @pytest.mark.parametrize("judge", first_frame.JUDGES)
-    def test_all_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
-        encoder = EfficientNetLite(5) if judge == "projected" else None
-        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge, encoder=encoder)
+    def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
+        task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge)
         task.progress = 0.5
         sides = task.network, task.helpers["judge"]
         before = [[*deepcopy(side).parameters()] for side in sides]

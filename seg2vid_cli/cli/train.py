@@ -76,9 +76,9 @@ SizeOption = Annotated[
 JudgeOption = Annotated[
     str,
     typer.Option(
-        metavar="patches|classes|projected",
+        metavar="patches|classes",
         help="Discriminators: patches teach texture soon; classes read every pixel, and need many "
-        "more steps; projected ones see with a network that knows ImageNet.",
+        "more steps.",
     ),
 ]
 NetworksOption = Annotated[
@@ -226,7 +226,7 @@ def first_frame(
     networks: NetworksOption = None,
     imagenet: ImagenetOption = None,
 ) -> None:
-    """Label map to picture. --judge projected takes --imagenet."""
+    """Label map to picture. --imagenet: painted pictures are to look as real ones to it, too."""
     device = _check(device, batch, imagenet)
     if not 0 <= keep <= 1 or (keep and start is None):
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
@@ -244,16 +244,12 @@ def first_frame(
         generator_config,
         take_over,
     )
+    from seg2vid_cli.training.imagenet import read_sight
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.perceptual import load_perceptual
-    from seg2vid_cli.training.projected import imagenet_encoder
 
     if judge not in JUDGES:
         raise InputError(f"judge '{judge}' is not known", hint=f"use one of {', '.join(JUDGES)}")
-    if (judge == "projected") != (imagenet is not None):
-        raise InputError(
-            "--judge projected and --imagenet go together", hint="give both, or neither"
-        )
 
     size_hw = options.parse_size(size)
     check_size(size_hw)
@@ -280,7 +276,7 @@ def first_frame(
         judge=judge,
         teacher=teacher,
         detector=cast("EdgeDetector | None", detector),
-        encoder=None if imagenet is None else imagenet_encoder(imagenet),
+        sight=None if imagenet is None else read_sight(imagenet),
         colours=colours,
         sketches=sketches,
     )
@@ -565,6 +561,7 @@ def everything(
         minutes=spent["first-frame"],
         size=size,
         perceptual=True,
+        imagenet=imagenet,
         guided=guided,
         sketches=guided is not None,
     )

@@ -1,17 +1,16 @@
 """Train the label-map-to-picture generator against discriminators.
 
-Three kinds of judges, chosen with `--judge`:
+Two kinds of judges, chosen with `--judge`:
 
 - `patches`: conditional patch discriminators at three scales, with least squares. They teach
   texture soon and layout late; the ones to take where steps are few.
 - `classes`: a segmentation network that names the class of every pixel of a real picture and calls
   every pixel of a painted one painted; the generator wants its pixels named by the label map. It
   judges layout and texture at once and gives every class its due, but has to learn to read first.
-- `projected`: small discriminators on what a frozen network sees that knows ImageNet. They need not
-  learn to see; see `seg2vid_cli.training.projected`.
 
 A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
-ones: see `seg2vid_cli.training.perceptual`.
+ones: see `seg2vid_cli.training.perceptual`. What a network that knows ImageNet sees in both can be
+compared as well: see `seg2vid_cli.training.imagenet`.
 
 A generator that is guided by edges is mostly given a sketch later, whose edges are where no real
 picture has them. So part of the pictures are painted along sketches: what was painted there is
@@ -56,23 +55,24 @@ from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette,
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training import data, perceptual
+from seg2vid_cli.training.imagenet import features_gap
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import compare, kl_to_normal
 from seg2vid_cli.training.palette import CELL_PX, measure_palette
 from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
-from seg2vid_cli.training.projected import ProjectedJudge
 
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
 COLOURS = 3  # planes, RGB
 PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
-JudgeKind = Literal["patches", "classes", "projected"]
+JudgeKind = Literal["patches", "classes"]
 JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
 FEATURE_WEIGHT: Mapping[str, float] = {"patches": 5.0, "classes": 5.0}
+LOOKS_WEIGHT = 2.5
 COLOUR_WEIGHT = 5.0
 # Patches leave the large to L1. A segmentation network knows detail, so colours need be right only
 # in cells of so many pixels.
-COLOUR_CELL: Mapping[str, int] = {"patches": 1, "classes": 8, "projected": 8}
+COLOUR_CELL: Mapping[str, int] = {"patches": 1, "classes": 8}
 PATCH_SCALES = 3
 SKETCHED = 0.6  # of the pictures, where sketches are taught
 SKETCHED_COLOUR_CELL = 16
@@ -422,7 +422,7 @@ class FirstFrameTask:
         teacher: Perceptual network, trained and frozen, or None to do without.
         detector: Edge detector, trained and frozen: the generator is guided by the edges of the
             real pictures. None for one that paints from labels alone.
-        encoder: Knows ImageNet; for the judge `projected` alone.
+        sight: Knows ImageNet, see `load_imagenet`, or None to do without.
         colours: Whether the generator is told what colour every place has.
         sketches: Whether it follows sketches in part of the pictures; with a detector only.
     """
@@ -444,7 +444,7 @@ class FirstFrameTask:
         judge: JudgeKind = "patches",
         teacher: PerceptualNetwork | None = None,
         detector: EdgeDetector | None = None,
-        encoder: EfficientNetLite | None = None,
+        sight: EfficientNetLite | None = None,
         colours: bool = False,
         sketches: bool = False,
     ) -> None:
@@ -464,32 +464,35 @@ class FirstFrameTask:
             take_over(generator, start)
             start = deepcopy(generator)
         self.network: nn.Module = generator
-        judges: nn.Module
-        if judge == "projected":
-            assert encoder is not None
-            judges = ProjectedJudge(encoder)
-        else:
-            judges = PatchJudge() if judge == "patches" else SegmentationDiscriminator()
-        self.helpers = nn.ModuleDict({"style": StyleEncoder(STYLE_SIZE), "judge": judges})
+        self.helpers = nn.ModuleDict(
+            {
+                "style": StyleEncoder(STYLE_SIZE),
+                "judge": PatchJudge() if judge == "patches" else SegmentationDiscriminator(),
+            }
+        )
         self._kind = judge
         self.settings: Mapping[str, Any] = {
             "judge": judge,
             "perceptual": teacher is not None,
+            "imagenet": sight is not None,
             "sketches": sketches,
         }
         for module in (self.network, self.helpers):
             module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
-        learning = [weight for weight in judges.parameters() if weight.requires_grad]
+        judges = self.helpers["judge"].parameters()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generator": torch.optim.Adam(makers, self.learning_rate, betas=BETAS),
-            "discriminator": torch.optim.Adam(learning, self.learning_rate, betas=BETAS),
+            "discriminator": torch.optim.Adam(judges, self.learning_rate, betas=BETAS),
         }
         self.steps = 0
         self._start, self._keep = start, keep
         self._perceptual = teacher
         if teacher is not None:
             teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._sight = sight
+        if sight is not None:
+            sight.eval().requires_grad_(False).to(self.device)
 
         def make(rng: np.random.Generator) -> Batch:
             pairs_drawn = [pairs[i] for i in rng.integers(len(pairs), size=batch)]
@@ -533,9 +536,7 @@ class FirstFrameTask:
             mix=self.steps % MIX_EVERY == 0,
             follows=follows,
         )
-        judge = cast(
-            "PatchJudge | SegmentationDiscriminator | ProjectedJudge", self.helpers["judge"]
-        )
+        judge = cast("PatchJudge | SegmentationDiscriminator", self.helpers["judge"])
         warming = self.progress < WARM_UP
         # An ignorant judge would only lead astray: until it knows something, the generator learns
         # mean colours alone, and one that has been trained before nothing at all.
@@ -551,7 +552,10 @@ class FirstFrameTask:
                 caught = judge.knowledge(judged, real, scene)
             else:
                 asked, caught = judge.losses(judged, real, scene)
-            apart = read = judged.new_zeros(())
+            apart = read = looks = judged.new_zeros(())
+            if self._sight is not None and not warming:
+                looks = features_gap(self._sight, judged, real, planes=planes, follows=follows)
+                asked = asked + LOOKS_WEIGHT * looks
             if self._perceptual is not None and not warming:
                 weights = class_weights(batch.known).sqrt()
                 apart, read = perceptual_losses(
@@ -576,12 +580,14 @@ class FirstFrameTask:
         torch.autograd.backward(
             [fake, COLOUR_WEIGHT * colour + KL_WEIGHT * kl], [wish, torch.ones_like(kl)]
         )
-        caught.backward(inputs=[w for w in judge.parameters() if w.requires_grad])
+        caught.backward(inputs=list(judge.parameters()))
         for optimizer in self.optimizers.values():
             optimizer.step()
         values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
         if self._perceptual is not None:
             values |= {"apart": apart, "read": read}
+        if self._sight is not None:
+            values |= {"looks": looks}
         return {name: value.item() for name, value in values.items()}
 
     @torch.no_grad()
