@@ -59,10 +59,17 @@ def make_scenes(clips: Path, pictures: Path) -> None:
         generate_file(
             HERE / "labels" / file, video, pipeline=pipeline, outputs=outputs, frames=FRAMES
         )
-        with Image.open(outputs.preview) as sheet:  # half as large is large enough to look at
-            write_png(outputs.preview, sheet.reduce(2))
+        make_light(outputs.preview, factor=2)
     panel = list(read_frames(clips / "panel.mp4"))[PANEL_FRAME]
     write_png(pictures / "panel.png", Image.fromarray(panel))
+    make_light(pictures / "panel.png")
+
+
+def make_light(picture: Path, *, factor: int = 1) -> None:
+    """Make a picture smaller by a whole factor, and keep 256 colours: enough to look at."""
+    with Image.open(picture) as full:
+        light = full.convert("RGB").reduce(factor).quantize(256, dither=Image.Dither.NONE)
+    write_png(picture, light)
 
 
 def show_failures(clips: Path, picture: Path) -> None:
@@ -89,8 +96,7 @@ def translate_drive(clips: Path, picture: Path) -> None:
             preview=clips / f"{name}.sheet.png",
         )
         translate(plan, Pipeline.open(GUIDED_WEIGHTS if edges else "street", device="cpu"))
-        with Image.open(clips / f"{name}.sheet.png") as sheet:
-            write_png(clips / f"{name}.sheet.png", sheet.reduce(2))
+        make_light(clips / f"{name}.sheet.png", factor=2)
         frames[name] = list(read_frames(plan.output))[DRIVE_FRAME]
         if edges is not None:
             labels, guide = plan.read(DRIVE_FRAME)
@@ -105,6 +111,7 @@ def translate_drive(clips: Path, picture: Path) -> None:
         ("from labels and edges", frames["drive"]),
     ]
     write_png(picture, Image.fromarray(compose_panel(tiles)))
+    make_light(picture)
 
 
 if __name__ == "__main__":

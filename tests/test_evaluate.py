@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("cv2")
 
@@ -234,3 +235,29 @@ def test_coherence_is_measured_on_what_the_command_would_make(pipeline, monkeypa
     clip = DriveClip(name="d", frames=frames, train_ids=np.zeros((12, 128, 256), np.uint8))
     figures = evaluate_motion.coherence_scores(pipeline, clip, 1)
     assert figures["warping_error"] < figures["warping_error_real"]  # noise never fits
+
+
+def test_a_sheet_shows_two_seeds_of_every_map(tiny_bundle, pairs):
+    pipeline = Pipeline.open(str(tiny_bundle), precision="fp32")
+    sheet = evaluate.sample_sheet(pipeline, pairs)
+    one = evaluate.sample_sheet(pipeline, pairs[:1])
+    assert sheet.width == one.width >= 4 * 64 // 2
+    assert sheet.height > (len(pairs) - 1) * one.height * 0.9
+    frames = np.asarray(one, np.int64)
+    first, other = frames[:32, :32], frames[:32, 2 * one.width // 4 :][:, :32]
+    assert np.abs(first - other).mean() > 1  # another seed
+
+
+def test_the_sheet_is_all_that_is_made(tiny_bundle, tmp_path, monkeypatch):
+    from test_cli_generate import refused, seg2vid
+    from test_cli_train import pictures_and_labels
+
+    monkeypatch.chdir(tmp_path)
+    inputs = ("evaluate", *pictures_and_labels(), "--weights", tiny_bundle)
+    done = seg2vid("train", *inputs, "--sheet", "sheet.png")
+    assert (done.code, done.out) == (0, "")
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 100
+    refused("train", *inputs, "--sheet", "sheet.bmp", says=("sheet.bmp", ".png"))
+    refused("train", *inputs[:-1], "street-edges", "--sheet", "a.png", says=("no motion stage",))
+    assert not Path("a.png").exists()

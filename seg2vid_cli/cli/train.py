@@ -623,14 +623,30 @@ def evaluate(
             help="Weights that read pictures and label clips, instead of a trained segmenter.",
         ),
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SHEET.png",
+            help="Only paint clips of 12 of the label maps, with two seeds, to look at.",
+        ),
+    ] = None,
 ) -> None:
     """Measure weights on data that no training saw; prints JSON."""
     _check()
     import json
 
     from seg2vid_cli.cli import console
-    from seg2vid_cli.training.evaluate import evaluate_bundle
+    from seg2vid_cli.pipeline import Pipeline
+    from seg2vid_cli.training.evaluate import evaluate_bundle, sample_sheet
+    from seg2vid_cli.video import check_output
+    from seg2vid_cli.visualize import write_png
 
+    if sheet is not None:
+        check_output(sheet, extensions=(".png",))
+        pipeline = Pipeline.open(weights)
+        pipeline.bundle.require("first_frame", "motion")
+        write_png(sheet, sample_sheet(pipeline, _pairs(pictures, labels, encoding, names)))
+        return
     pairs = _pairs(pictures, labels, encoding, names)
     follow = _pairs(pictures, labels, encoding, sequence) if sequence else []
     figures = evaluate_bundle(

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional as F
 
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.labels import labels_from_array
 from seg2vid_cli.networks.segmenter import SegmentationNetwork
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.training.clips import (
@@ -33,10 +35,14 @@ from seg2vid_cli.training.evaluate_motion import (
 from seg2vid_cli.training.evaluate_translation import paint_labels, translation_scores
 from seg2vid_cli.training.segmenter import count_confusion, segmentation_scores
 from seg2vid_cli.training.sflow import as_rendered
+from seg2vid_cli.visualize import contact_sheet
 
 READ_WIDTH_PX = 512  # the reader sees real and painted pictures enlarged to this
 FRECHET_SPLITS = 6
 LATENT_PICTURES = 24
+SHEET_MAPS = 12
+SHEET_SEEDS = (0, 1)
+SHEET_FRAMES = (0, 16)
 # What the pictures are whose edges are given to weights that take some.
 GUIDES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "photographs": lambda picture: picture,
@@ -110,6 +116,26 @@ def evaluate_bundle(
             sized = resize_clip(drive, (height, width))
             figures[drive.name][f"at_{width}x{height}"] = motion_scores(pipeline, sized, stride)
     return figures
+
+
+def sample_sheet(pipeline: Pipeline, pairs: Sequence[Pair]) -> Image.Image:
+    """Clips of some label maps to look at: a map in every row, two seeds, two frames of each.
+
+    Args:
+        pipeline: With motion.
+        pairs: Label maps to choose from.
+    """
+    frames, captions = [], []
+    for row in _spread(len(pairs), SHEET_MAPS):
+        ids = wide_window(pairs[row], pipeline.bundle.size_hw).train_ids
+        labels = labels_from_array(ids, encoding="train-ids")
+        for seed in SHEET_SEEDS:
+            clip = pipeline.generate(labels, seed=seed, frames=SHEET_FRAMES[-1] + 1)
+            shown = [moment.frame for moment in clip]
+            frames += [shown[number] for number in SHEET_FRAMES]
+            captions += [f"map {row + 1}, seed {seed}, frame {number}" for number in SHEET_FRAMES]
+    columns = len(SHEET_SEEDS) * len(SHEET_FRAMES)
+    return contact_sheet(frames, captions, columns=columns).reduce(2)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

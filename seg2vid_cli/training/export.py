@@ -57,6 +57,8 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
         state = load_checkpoint(runs / run)
         if stage == "first_frame":
             state = _with_palette(runs, state)
+        if stage == "segmenter" and state is None:
+            state = _lite_segmenter(runs)
         if state is not None:
             try:
                 if family is None:
@@ -88,6 +90,14 @@ def export_runs(runs: Path, folder: Path, *, name: str, base: Bundle | None = No
     return export_bundle(
         folder, name=name, size_hw=(height, width), fps=FPS, networks=networks, options=options
     )
+
+
+def _lite_segmenter(runs: Path) -> dict[str, Any] | None:
+    """The large segmenter's state where it is small enough for photos: one that began with
+    ImageNet.
+    """
+    state = load_checkpoint(runs / SegmenterTask.name)
+    return state if state is not None and "stages" in state["config"] else None
 
 
 def _with_palette(runs: Path, state: dict[str, Any] | None) -> dict[str, Any] | None:
