@@ -68,7 +68,8 @@ def make_scenes(clips: Path, pictures: Path) -> None:
 def make_light(picture: Path, *, factor: int = 1) -> None:
     """Make a picture smaller by a whole factor, and keep 256 colours: enough to look at."""
     with Image.open(picture) as full:
-        light = full.convert("RGB").reduce(factor).quantize(256, dither=Image.Dither.NONE)
+        small = full.convert("RGB").reduce(factor)
+    light = small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     write_png(picture, light)
 
 
