@@ -59,18 +59,21 @@ def make_scenes(clips: Path, pictures: Path) -> None:
         generate_file(
             HERE / "labels" / file, video, pipeline=pipeline, outputs=outputs, frames=FRAMES
         )
-        make_light(outputs.preview, factor=2)
+        shrink_sheet(outputs.preview)
     panel = list(read_frames(clips / "panel.mp4"))[PANEL_FRAME]
-    write_png(pictures / "panel.png", Image.fromarray(panel))
-    make_light(pictures / "panel.png")
+    write_png(pictures / "panel.png", keep_256_colours(Image.fromarray(panel)))
 
 
-def make_light(picture: Path, *, factor: int = 1) -> None:
-    """Make a picture smaller by a whole factor, and keep 256 colours: enough to look at."""
-    with Image.open(picture) as full:
-        small = full.convert("RGB").reduce(factor)
-    light = small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    write_png(picture, light)
+def shrink_sheet(path: Path) -> None:
+    """Make a contact sheet half as large, with fewer colours: enough to look at."""
+    with Image.open(path) as sheet:
+        light = keep_256_colours(sheet.convert("RGB").reduce(2))
+    write_png(path, light)
+
+
+def keep_256_colours(picture: Image.Image) -> Image.Image:
+    """An RGB picture with a palette, which takes a third of the room."""
+    return picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def show_failures(clips: Path, picture: Path) -> None:
@@ -97,7 +100,7 @@ def translate_drive(clips: Path, picture: Path) -> None:
             preview=clips / f"{name}.sheet.png",
         )
         translate(plan, Pipeline.open(GUIDED_WEIGHTS if edges else "street", device="cpu"))
-        make_light(clips / f"{name}.sheet.png", factor=2)
+        shrink_sheet(clips / f"{name}.sheet.png")
         frames[name] = list(read_frames(plan.output))[DRIVE_FRAME]
         if edges is not None:
             labels, guide = plan.read(DRIVE_FRAME)
@@ -111,8 +114,7 @@ def translate_drive(clips: Path, picture: Path) -> None:
         ("from labels alone", frames["drive-plain"]),
         ("from labels and edges", frames["drive"]),
     ]
-    write_png(picture, Image.fromarray(compose_panel(tiles)))
-    make_light(picture)
+    write_png(picture, keep_256_colours(Image.fromarray(compose_panel(tiles))))
 
 
 if __name__ == "__main__":

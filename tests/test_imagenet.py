@@ -183,7 +183,7 @@ def test_what_looks_wrong_is_handed_back(sight):
     assert all(weight.grad is None for weight in sight.parameters())
 
 
-def test_a_generator_is_told_how_its_pictures_look(sight, tmp_path, monkeypatch):
+def test_a_generator_is_told_how_its_pictures_look(sight, monkeypatch):
     pytest.importorskip("cv2")
     from seg2vid_cli.training import first_frame
     from seg2vid_cli.training.data import Pair
