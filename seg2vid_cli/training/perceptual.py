@@ -1,8 +1,10 @@
 """A plain segmentation network that tells the first-frame generator what its pictures look like.
 
 It is trained on real pictures, then frozen. A picture painted from a label map should be read as
-that map, and its features should be those of the real picture of the place. It takes the part of
-an ImageNet network in other trainings, and knows nothing but the training pictures.
+that map, and its features should be those of the real picture of the place.
+
+There are two. One knows nothing but the training pictures. The other reads the features of a VGG16
+that knows ImageNet and does not learn any more, and it is in these that pictures are compared.
 
 Unlike `seg2vid_cli.networks.segmenter` it has neither shortcuts nor a decoder, and learns nothing
 from that one, which later measures painted pictures. Both learn from the same pictures, though, so
@@ -10,14 +12,17 @@ what one has been taught to like the other may like too: look at the Frechet dis
 
 Source: "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (Johnson et al., ECCV
 2016) for compared features; "Multi-Scale Context Aggregation by Dilated Convolutions" (Yu and
-Koltun, ICLR 2016) for the network.
+Koltun, ICLR 2016) for the plain network; "Feature Pyramid Networks for Object Detection" (Lin et
+al., CVPR 2017) for how the other one reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +30,11 @@ from torch.nn import functional as F
 
 from seg2vid_cli.label_sets import UNLABELLED
 from seg2vid_cli.networks.layers import conv_norm_relu
+from seg2vid_cli.training.imagenet import load_vgg
 from seg2vid_cli.training.loop import load_trained
 from seg2vid_cli.training.losses import compare
+from seg2vid_cli.training.vgg import CHANNELS, Vgg16
+from seg2vid_cli.weights.load import config_from_dict
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
@@ -82,8 +90,69 @@ class PerceptualNetwork(nn.Module):
         return [*kept, x, self.head(x)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class VggReaderConfig:
+    """Widths of the network.
+
+    Args:
+        classes: Output planes.
+        width: Feature channels with which it reads, at 1/4 to 1/16.
+    """
+
+    classes: int = 19
+    width: int = 128
+
+
+class VggReader(nn.Module):
+    """Reads classes in the features of a VGG16 that learns no more, from the coarse to the fine."""
+
+    def __init__(self, config: VggReaderConfig = VggReaderConfig()) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.trunk = Vgg16().requires_grad_(False)
+        self.enter = nn.ModuleList(
+            nn.Conv2d(channels, width, 1, bias=False) for channels in CHANNELS[2:]
+        )
+        self.context = nn.Sequential(
+            conv_norm_relu(width, width, dilation=2), conv_norm_relu(width, width, dilation=4)
+        )
+        self.join = nn.ModuleList(conv_norm_relu(width, width) for _ in CHANNELS[2:])
+        self.head = nn.Conv2d(width, config.classes, 1)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """`(B, 3, H, W)` in [0, 1], sides multiples of 16, to logits `(B, classes, H, W)`."""
+        logits = self.features(frame)[-1]
+        return F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+
+    def features(self, frame: Tensor) -> list[Tensor]:
+        """Features of VGG16 at full size, 1/2, 1/4, 1/8 and 1/16, then logits at 1/4."""
+        kept = self.trunk(frame)
+        entered = [layer(x) for layer, x in zip(self.enter, kept[2:], strict=True)]
+        x = self.join[-1](entered[-1])
+        x = x + self.context(x)
+        for fine, join in zip(entered[-2::-1], self.join[-2::-1], strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = join(x + fine)
+        return [*kept, self.head(x)]
+
+
+def begin_with_vgg(path: Path) -> VggReader:
+    """A network to train that knows ImageNet.
+
+    Args:
+        path: See `load_vgg`.
+
+    Raises:
+        InputError: The file is missing or holds something else.
+    """
+    network = VggReader()
+    load_vgg(network.trunk, path)
+    return network
+
+
 def perceptual_losses(
-    network: PerceptualNetwork,
+    network: PerceptualNetwork | VggReader,
     made: Tensor,
     real: Tensor,
     ids: Tensor,
@@ -105,15 +174,16 @@ def perceptual_losses(
         follows: bool `(B,)`; see `seg2vid_cli.training.losses.compare`.
 
     Returns:
-        Mean difference of features, relative to their size in the real pictures; weighted
-        cross-entropy.
+        Mean difference of colours and features, relative to their size in the real pictures;
+        weighted cross-entropy.
     """
     *painted, logits = network.features(made)
     with torch.no_grad():
         *true, _ = network.features(real.to(made.dtype))
+    # The pictures themselves come first: contrasts and colours of a class are textures, too.
     apart = [
         compare(a.float(), b.float(), planes, follows).mean() / b.float().mean().clamp_min(1e-3)
-        for a, b in zip(painted, true, strict=True)
+        for a, b in zip([made, *painted], [real, *true], strict=True)
     ]
     logits = F.interpolate(
         logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
@@ -124,13 +194,19 @@ def perceptual_losses(
     return torch.stack(apart).mean(), wrong / whole.clamp_min(1e-6)
 
 
-def load_perceptual(runs: Path) -> PerceptualNetwork:
+def load_perceptual(runs: Path) -> PerceptualNetwork | VggReader:
     """The network trained in a folder of runs, frozen.
 
     Raises:
         InputError: There is none.
     """
     state = load_trained(runs, NAME, what="perceptual network", command="segmenter --perceptual")
-    network = PerceptualNetwork()
+    network = _build(state["config"])
     network.load_state_dict(state["average"])
     return network.eval().requires_grad_(False)
+
+
+def _build(config: Mapping[str, Any]) -> PerceptualNetwork | VggReader:
+    if "width" in config:
+        return VggReader(config_from_dict(VggReaderConfig, config))
+    return PerceptualNetwork(config_from_dict(PerceptualConfig, config))
