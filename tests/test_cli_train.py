@@ -272,7 +272,7 @@ def test_all_trains_part_by_part_in_order_and_exports(guided, imagenet, vgg, tmp
     assert calls[1][1]["clip"] == ["drive.mp4"]
     assert calls[2][1]["perceptual"] is True
     assert [options.get("vgg") for _, options in calls] == [None, None, vgg, *[None] * 5]
-    assert [calls[k][1].get("imagenet") for k in range(4)] == [imagenet, imagenet, None, imagenet]
+    assert [calls[k][1].get("imagenet") for k in range(4)] == [imagenet, imagenet, None, None]
     assert calls[3][1]["perceptual"] is True
     assert calls[3][1]["size"] == "512x256"
     assert calls[3][1]["sketches"] is (guided is not None)

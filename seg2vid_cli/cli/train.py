@@ -240,10 +240,9 @@ def first_frame(
         ),
     ] = False,
     networks: NetworksOption = None,
-    imagenet: ImagenetOption = None,
 ) -> None:
-    """Label map to picture. --imagenet: painted pictures are to look as real ones to it, too."""
-    device = _check(device, batch, imagenet)
+    """Label map to picture."""
+    device = _check(device, batch)
     if not 0 <= keep <= 1 or (keep and start is None):
         raise InputError(f"--keep {keep:g} cannot be", hint="0 to 1, with --start")
     if sketches and guided is None:
@@ -260,7 +259,6 @@ def first_frame(
         generator_config,
         take_over,
     )
-    from seg2vid_cli.training.imagenet import read_sight
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.perceptual import load_perceptual
 
@@ -292,7 +290,6 @@ def first_frame(
         judge=judge,
         teacher=teacher,
         detector=cast("EdgeDetector | None", detector),
-        sight=None if imagenet is None else read_sight(imagenet),
         colours=colours,
         sketches=sketches,
     )
@@ -578,7 +575,6 @@ def everything(
         minutes=spent["first-frame"],
         size=size,
         perceptual=True,
-        imagenet=imagenet,
         guided=guided,
         sketches=guided is not None,
     )

@@ -9,8 +9,7 @@ Two kinds of judges, chosen with `--judge`:
   judges layout and texture at once and gives every class its due, but has to learn to read first.
 
 A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
-ones: see `seg2vid_cli.training.perceptual`. What a network that knows ImageNet sees in both can be
-compared as well: see `seg2vid_cli.training.imagenet`.
+ones: see `seg2vid_cli.training.perceptual`.
 
 A generator that is guided by edges is mostly given a sketch later, whose edges are where no real
 picture has them. So part of the pictures are painted along sketches: what was painted there is
@@ -50,12 +49,10 @@ from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
-from seg2vid_cli.networks.efficientnet import EfficientNetLite
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training import data, perceptual
-from seg2vid_cli.training.imagenet import features_gap
 from seg2vid_cli.training.loop import check_start, grid_picture
 from seg2vid_cli.training.losses import compare, kl_to_normal
 from seg2vid_cli.training.palette import CELL_PX, measure_palette
@@ -68,7 +65,6 @@ PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
 JudgeKind = Literal["patches", "classes"]
 JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
 FEATURE_WEIGHT: Mapping[str, float] = {"patches": 5.0, "classes": 5.0}
-LOOKS_WEIGHT = 2.5
 COLOUR_WEIGHT = 5.0
 # Patches leave the large to L1. A segmentation network knows detail, so colours need be right only
 # in cells of so many pixels.
@@ -427,7 +423,6 @@ class FirstFrameTask:
         teacher: Perceptual network, trained and frozen, or None to do without.
         detector: Edge detector, trained and frozen: the generator is guided by the edges of the
             real pictures. None for one that paints from labels alone.
-        sight: Knows ImageNet, see `load_imagenet`, or None to do without.
         colours: Whether the generator is told what colour every place has.
         sketches: Whether it follows sketches in part of the pictures; with a detector only.
     """
@@ -449,7 +444,6 @@ class FirstFrameTask:
         judge: JudgeKind = "patches",
         teacher: PerceptualNetwork | VggReader | None = None,
         detector: EdgeDetector | None = None,
-        sight: EfficientNetLite | None = None,
         colours: bool = False,
         sketches: bool = False,
     ) -> None:
@@ -480,7 +474,6 @@ class FirstFrameTask:
             "judge": judge,
             "perceptual": teacher is not None,
             "vgg": isinstance(teacher, VggReader),
-            "imagenet": sight is not None,
             "sketches": sketches,
         }
         for module in (self.network, self.helpers):
@@ -496,9 +489,6 @@ class FirstFrameTask:
         self._perceptual = teacher
         if teacher is not None:
             teacher.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._sight = sight
-        if sight is not None:
-            sight.eval().requires_grad_(False).to(self.device)
 
         def make(rng: np.random.Generator) -> Batch:
             pairs_drawn = [pairs[i] for i in rng.integers(len(pairs), size=batch)]
@@ -560,10 +550,7 @@ class FirstFrameTask:
                 caught = judge.knowledge(judged, real, scene)
             else:
                 asked, caught = judge.losses(judged, real, scene)
-            apart = read = looks = judged.new_zeros(())
-            if self._sight is not None and not warming:
-                looks = features_gap(self._sight, judged, real, planes=planes, follows=follows)
-                asked = asked + LOOKS_WEIGHT * looks
+            apart = read = judged.new_zeros(())
             if self._perceptual is not None and not warming:
                 weights = class_weights(batch.known).sqrt()
                 apart, read = perceptual_losses(
@@ -594,8 +581,6 @@ class FirstFrameTask:
         values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
         if self._perceptual is not None:
             values |= {"apart": apart, "read": read}
-        if self._sight is not None:
-            values |= {"looks": looks}
         return {name: value.item() for name, value in values.items()}
 
     @torch.no_grad()

