@@ -120,15 +120,29 @@ def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:
     Returns:
         `(1, 3, H, W)` in [0, 1].
     """
-    # On the CPU, which adds in order, and so twice alike; and not every GPU knows double precision.
-    flat, pixels = places.flatten().cpu(), frame[0].flatten(1).T.cpu().double()
-    sums = torch.zeros(len(colours), 3, dtype=pixels.dtype).index_add(0, flat, pixels)
-    counts = torch.bincount(flat, minlength=len(colours)).clamp_min(1)[:, None]
-    gains = (colours.cpu().double() + FAINT) / (sums / counts + FAINT)
+    means = place_means(frame, places, len(colours))
+    gains = (colours.cpu().double() + FAINT) / (means + FAINT)
     gains = gains.clamp(1 / MOST_GAIN, MOST_GAIN).nan_to_num(1.0).float().to(frame.device)
     brought = frame * gains[places].permute(2, 0, 1)[None]
     bright = SHOULDER + (1 - SHOULDER) * ((brought - SHOULDER) / (1 - SHOULDER)).tanh()
     return torch.where(brought > SHOULDER, bright, brought)
+
+
+def place_means(frame: Tensor, places: Tensor, count: int) -> Tensor:
+    """Mean colour of every place.
+
+    Args:
+        frame: `(1, 3, H, W)`.
+        places: `(H, W)`, numbers of the places.
+        count: P.
+
+    Returns:
+        `(P, 3)` float64, on the CPU; 0 for places that are not there.
+    """
+    # On the CPU, which adds in order, and so twice alike; and not every GPU knows double precision.
+    flat, pixels = places.flatten().cpu(), frame[0].flatten(1).T.cpu().double()
+    sums = torch.zeros(count, 3, dtype=pixels.dtype).index_add(0, flat, pixels)
+    return sums / torch.bincount(flat, minlength=count).clamp_min(1)[:, None]
 
 
 def paint_scene(

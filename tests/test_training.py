@@ -885,6 +885,40 @@ class TestJointStep:
         task.batches.close()
         assert average.palette.spreads.abs().max() > 0
 
+    def test_places_are_brought_to_the_colours_of_the_real_ones_before_they_are_judged(self):
+        """Two houses, two cars: the mean colour is the real one's, the texture what was painted."""
+        torch.manual_seed(0)
+        ids = torch.zeros(1, 16, 16, dtype=torch.long)
+        ids[:, 8:] = 13
+        told = torch.full((1, 3, 16, 16), 0.2)
+        told[..., 8:] = 0.6
+        real = told * 0.9 + 0.05 * torch.rand(1, 3, 16, 16)  # a part of the place that is darker
+        batch = first_frame.Batch(
+            real=real,
+            planes=F.one_hot(ids, 20).permute(0, 3, 1, 2).float(),
+            colours=told,
+            sketches=torch.zeros(1, 1, 16, 16),
+            sketched=torch.zeros(1, dtype=torch.bool),
+            known=ids[:, ::2, ::2],
+        )
+        painted = 0.3 + 0.1 * torch.rand(1, 3, 16, 16)
+        painted[..., :8, :8] += 0.1
+        painted.requires_grad_()
+        brought = first_frame.bring_colours(painted, batch)
+        for rows in (slice(8), slice(8, 16)):
+            for columns in (slice(8), slice(8, 16)):
+                mine, wanted, before = (
+                    x[0, :, rows, columns].flatten(1) for x in (brought, real, painted)
+                )
+                assert (mine.mean(1) / wanted.mean(1) - 1).abs().max() < 0.08
+                gain = mine / before
+                torch.testing.assert_close(gain, gain[:, :1].expand_as(gain))
+        (gradient,) = torch.autograd.grad((brought * torch.rand_like(brought)).sum(), painted)
+        changes = (
+            gradient * painted.detach()
+        )  # brighter everywhere is brought back, so it is not asked for
+        assert abs(float(changes.sum())) < 0.2 * float(changes.abs().sum())
+
     def test_normal_draws_give_the_styles_of_real_pictures(self, tiny_first_frame):
         torch.manual_seed(0)
         generator = LabelUNet(first_frame.generator_config((64, 64))).eval()

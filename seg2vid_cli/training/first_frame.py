@@ -16,8 +16,8 @@ picture has them. So part of the pictures are painted along sketches: what was p
 compared with the real picture by textures class by class and by large colours, not by pixels.
 
 What colour each house or car has, a label map does not say either, so the generator is told the
-mean colour of every place: see `seg2vid_cli.palette`. At the end the colours of real places are
-measured, for others to be drawn.
+mean colour of every place, and what it paints is brought to that before it is judged: see
+`seg2vid_cli.palette`. At the end the colours of real places are measured, for others to be drawn.
 
 A style encoder sees the real picture, so the generator need not guess light and colours and can be
 asked for them later; its code is kept near a standard normal, from which generation draws.
@@ -47,6 +47,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.first_frame import match_colours, place_means
 from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
@@ -636,7 +637,7 @@ class FirstFrameTask:
         else:
             told = torch.cat([planes, edges.to(planes.dtype), batch.colours], dim=1)
             painted = network(told, style)
-        return painted
+        return bring_colours(painted.float(), batch) if batch.colours.shape[1] else painted
 
     @torch.no_grad()
     def sample_sheet(self, network: nn.Module) -> Image.Image:
@@ -651,6 +652,26 @@ class FirstFrameTask:
             for style in styles
         ]
         return grid_picture([list(maps), list(batch.real), *samples])
+
+
+def bring_colours(painted: Tensor, batch: Batch) -> Tensor:
+    """Bring places to the colours that they have in the real pictures, as far as these show them.
+
+    Later they are brought to colours that are drawn, so judges should see what this makes of them.
+
+    Args:
+        painted: `(B, 3, H, W)` in [0, 1].
+        batch: What was painted, with the colours of its places.
+    """
+    red, green, blue = (batch.colours * 255).round().long().unbind(1)
+    brought = []
+    # A place is what is of one class and was told one colour.
+    keys = ((batch.planes.argmax(1) * 256 + red) * 256 + green) * 256 + blue
+    for frame, real, key in zip(painted.split(1), batch.real.split(1), keys, strict=True):
+        kinds, places = key.unique(return_inverse=True)
+        colours = place_means(real, places, len(kinds))
+        brought.append(match_colours(frame, places, colours))
+    return torch.cat(brought)
 
 
 def tell(
