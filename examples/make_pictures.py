@@ -35,6 +35,7 @@ FAILURES = (
     ("suburb", 0, 0, 60, "a front behind a hedge"),
 )
 FAILURE_PX = 128
+SHEET_QUALITY = 75
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def make_scenes(clips: Path, pictures: Path) -> None:
-    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.png` and `pictures/panel.png`."""
+    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.jpg` and `pictures/panel.png`."""
     pipeline = Pipeline.open("street", device="cpu")
     for scene, file in SCENES.items():
         video = clips / f"{scene}.mp4"
@@ -65,10 +66,10 @@ def make_scenes(clips: Path, pictures: Path) -> None:
 
 
 def shrink_sheet(path: Path) -> None:
-    """Make a contact sheet half as large, with fewer colours: enough to look at."""
+    """Make of a contact sheet a JPEG half as large: enough to look at."""
     with Image.open(path) as sheet:
-        light = keep_256_colours(sheet.convert("RGB").reduce(2))
-    write_png(path, light)
+        sheet.convert("RGB").reduce(2).save(path.with_suffix(".jpg"), quality=SHEET_QUALITY)
+    path.unlink()
 
 
 def keep_256_colours(picture: Image.Image) -> Image.Image:
