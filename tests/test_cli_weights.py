@@ -110,7 +110,7 @@ def test_the_list_has_everything_and_says_what_is_here():
     for name, spec in read_registry().items():
         assert f"{name}\n  {spec.title}\n" in done.out
         assert f"licence: {spec.license}\n" in done.out
-    assert "installed, 17.2 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
+    assert "installed, 18.2 MiB, inside the package; licence: CC-BY-NC-4.0" in done.out
     assert "seg2vid weights pull seg2vid-kth tells how" in done.out
     assert "weights show NAME" in done.err
 
@@ -319,7 +319,7 @@ def test_verifying(hub, toy):
     done = seg2vid("weights", "verify")  # what is not here is left out
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
-        "street: 5 files, 17.2 MiB, sizes and hashes match",
+        "street: 5 files, 18.2 MiB, sizes and hashes match",
         "street-labels: 2 files, 5.5 MiB, sizes and hashes match",
         "street-edges: 3 files, 10.1 MiB, sizes and hashes match",
     ]
