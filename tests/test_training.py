@@ -914,9 +914,8 @@ class TestJointStep:
                 gain = mine / before
                 torch.testing.assert_close(gain, gain[:, :1].expand_as(gain))
         (gradient,) = torch.autograd.grad((brought * torch.rand_like(brought)).sum(), painted)
-        changes = (
-            gradient * painted.detach()
-        )  # brighter everywhere is brought back, so it is not asked for
+        # Brighter everywhere is brought back, so it is not asked for.
+        changes = gradient * painted.detach()
         assert abs(float(changes.sum())) < 0.2 * float(changes.abs().sum())
 
     def test_normal_draws_give_the_styles_of_real_pictures(self, tiny_first_frame):

@@ -29,7 +29,6 @@ class Vgg16(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        self.last: list[int] = []
         width = 3
         for index, stage in enumerate(WIDTHS):
             if index:
@@ -37,7 +36,6 @@ class Vgg16(nn.Module):
             for channels in stage:
                 layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()]
                 width = channels
-            self.last.append(len(layers) - 1)
         self.features = nn.Sequential(*layers)
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -45,8 +43,8 @@ class Vgg16(nn.Module):
     def forward(self, frame: Tensor) -> Sequence[Tensor]:
         """`(B, 3, H, W)` in [0, 1] to `(B, CHANNELS[i], H / 2^i, W / 2^i)` for i of 0 to 4."""
         x, kept = (frame - self.mean) / self.deviation, []
-        for index, layer in enumerate(self.features):
-            x = layer(x)
-            if index in self.last:
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
                 kept.append(x)
-        return kept
+            x = layer(x)
+        return [*kept, x]
