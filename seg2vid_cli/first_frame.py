@@ -21,7 +21,7 @@ from seg2vid_cli.device import Compute
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels, padded_size
-from seg2vid_cli.networks.label_unet import LabelUNet, Palette
+from seg2vid_cli.networks.label_unet import LabelUNet
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
     GlobalGenerator,
@@ -75,38 +75,27 @@ def paint_first_frame(
         noise = noise.to(compute.device)
     else:
         planes = torch.cat([planes, edges], dim=1)
-    if network.palette is None:
+    palette = network.palette
+    if palette is None:
         with compute.run():
             plain: Tensor = network(planes, style.to(compute.device), noise).float()
         return plain
     assert places is not None
     where = torch.from_numpy(places).to(compute.device)
-    colours = _draw_colours(network.palette, planes, places, style[0], sample, various)
+    light = sample.draw((1,), part="appearance", purpose="light").to(compute.device)
+    style = style.to(compute.device)
+    ids = planes[0, :NUM_CLASSES].argmax(0).cpu().numpy().astype(np.uint8)
+    classes = torch.from_numpy(classes_of(places, ids).astype(np.int64)).to(compute.device)
+    unusual = sample.draw((len(classes) + 1, 4), part="appearance", purpose="colours")
+    if not various:
+        unusual[1:] = 0
+    colours = palette(light, style, classes, unusual.to(compute.device))
     if network.config.colour_planes:
         told = colours[where].permute(2, 0, 1)[None].nan_to_num(MIDDLE)
         planes = torch.cat([planes, told.to(planes.dtype)], dim=1)
     with compute.run():
-        frame: Tensor = network(planes, style.to(compute.device), noise).float()
+        frame: Tensor = network(planes, palette.draw_style(light, style), noise).float()
     return match_colours(frame, where, colours)
-
-
-def _draw_colours(
-    palette: Palette,
-    planes: Tensor,
-    places: NDArray[np.intp],
-    style: Tensor,
-    sample: Sample,
-    various: bool,
-) -> Tensor:
-    """Colours of all places, `(P, 3)`."""
-    ids = planes[0, :NUM_CLASSES].argmax(0).cpu().numpy().astype(np.uint8)
-    classes = torch.from_numpy(classes_of(places, ids).astype(np.int64))
-    draws = sample.draw((len(classes) + 1, 3), part="appearance", purpose="colours")
-    if not various:
-        draws[1:] = 0
-    device = palette.means.device
-    drawn: Tensor = palette(style.to(device), classes.to(device), draws.to(device))
-    return drawn
 
 
 def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:

@@ -126,26 +126,69 @@ def test_a_generator_is_told_colours_and_sketch_of_the_same_houses(sketch):
     assert np.array_equal(plain, told[..., [0, 1, 2, 6]])
 
 
+def draws(count, seed=0):
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+
+
 class TestPalette:
     def test_colours_are_in_range_and_of_their_class(self):
         palette = Palette(20, 3)
-        palette.means[CAR] = palette.measure(torch.tensor([0.8, 0.1, 0.2]))
+        palette.usual[:, CAR] = palette.measure(torch.tensor([0.8, 0.1, 0.2]))
         palette.spreads[CAR] = torch.eye(3) * 0.5
         palette.known[[CAR, ROAD]] = 1
         classes = torch.tensor([CAR] * 200 + [ROAD])
-        draws = torch.randn(202, 3, generator=torch.Generator().manual_seed(0))
-        colours = palette(torch.zeros(3), classes, draws)
+        light, plain = torch.zeros(1), torch.zeros(1, 3)
+        colours = palette(light, plain, classes, draws(202))
         assert colours.min() >= 0
         assert colours.max() <= 1
         assert colours[:200].std(0).min() > 0.03
         torch.testing.assert_close(colours[200], torch.full((3,), 0.5))
-        usual = palette(torch.zeros(3), classes, torch.zeros(202, 3))
+        usual = palette(light, plain, classes, torch.zeros(202, 4))
         torch.testing.assert_close(usual[0], torch.tensor([0.8, 0.1, 0.2]))
+
+    def test_light_is_drawn_as_often_as_it_was_seen(self):
+        """A fifth of the pictures are of dusk, and no picture is of what lies between."""
+        count, size = 200, (4, 48)
+        dusk = torch.arange(count) % 5 == 0
+        styles = torch.randn(count, 2, generator=torch.Generator().manual_seed(1))
+        styles[:, 0] += 4.0 * dusk
+        planes = torch.zeros(count, 20, *size)
+        planes[:, ROAD] = 1
+        grey = torch.where(dusk, 0.1, 0.5)[:, None, None, None].expand(-1, 3, *size)
+        palette = Palette(20, 2)
+        measure_palette(palette, planes, grey, styles)
+        generator = torch.Generator().manual_seed(2)
+        light = torch.randn(1000, generator=generator)
+        drawn = palette.draw_style(light, torch.randn(1000, 2, generator=generator))
+        assert (drawn[:, 0] > 2).float().mean() == pytest.approx(0.2, abs=0.04)
+        plain = torch.zeros(1, 2), torch.tensor([ROAD]), torch.zeros(2, 4)
+        greys = torch.cat([palette(one[None], *plain) for one in light])[:, 0]
+        assert (greys < 0.15).float().mean() == pytest.approx(0.2, abs=0.05)
+        assert (greys > 0.45).float().mean() == pytest.approx(0.8, abs=0.06)
+        apart = drawn[greys < 0.15, 0].mean() - drawn[greys > 0.45, 0].mean()
+        assert apart == pytest.approx(4, abs=0.5)  # both go together
+
+    def test_small_changes_of_the_draws_change_little(self):
+        """So that pictures between two seeds lie between them."""
+        palette = Palette(20, 2)
+        generator = torch.Generator().manual_seed(3)
+        for table in (palette.looks, palette.usual, palette.shades):
+            table.copy_(torch.randn(table.shape, generator=generator).cumsum(0) / 10)
+        palette.known[:] = 1
+        numbers = torch.linspace(-3, 3, 6001)
+        styles = palette.draw_style(numbers, torch.zeros(6001, 2))
+        assert styles.diff(dim=0).abs().max() < 0.01
+        assert (styles[-1] - styles[0]).abs().max() > 0.05
+        classes = torch.full((6001,), CAR)
+        unusual = torch.zeros(6002, 4)
+        unusual[1:, 0] = numbers
+        colours = palette(torch.zeros(1), torch.zeros(1, 2), classes, unusual)
+        assert colours.diff(dim=0).abs().max() < 0.01
 
     def test_what_was_measured_is_drawn_again(self):
         """Cars are as bright as the first number of the style says, and differ among themselves."""
         generator = torch.Generator().manual_seed(1)
-        count, size = 300, (4, 48)
+        count, size = 600, (4, 48)
         styles = torch.randn(count, 2, generator=generator)
         planes = torch.zeros(count, 20, *size)
         planes[:, CAR] = 1
@@ -154,16 +197,38 @@ class TestPalette:
         colours = (logs.exp() - DARKEST).clamp(0, 1).expand(-1, *size, -1).permute(0, 3, 1, 2)
         palette = Palette(20, 2)
         measure_palette(palette, planes, colours, styles)
-        torch.testing.assert_close(
-            palette.means[CAR], torch.log(torch.tensor([0.3, 0.2, 0.25])), rtol=0, atol=0.05
+        lights = torch.randn(2000, generator=generator)
+        beside = torch.randn(2000, 2, generator=generator)
+        drawn = palette.draw_style(lights, beside)
+        cars = torch.cat(
+            [
+                palette(light[None], few[None], torch.tensor([CAR]), draws(2, index))
+                for index, (light, few) in enumerate(zip(lights, beside, strict=True))
+            ]
         )
-        torch.testing.assert_close(
-            palette.by_style[CAR], torch.tensor([[0.4, 0.0]] * 3), rtol=0, atol=0.05
-        )
-        # One class alone: what differs from picture to picture is in common.
-        spread = palette.common @ palette.common.T
-        torch.testing.assert_close(spread, 0.04 * torch.eye(3), rtol=0, atol=0.01)
-        assert palette.spreads[CAR].abs().max() < 0.01
+        seen, made = (torch.log(x + DARKEST) for x in (colours[:, :, 0, 0], cars))
+        torch.testing.assert_close(made.mean(0), seen.mean(0), rtol=0, atol=0.05)
+        torch.testing.assert_close(torch.cov(made.T), torch.cov(seen.T), rtol=0, atol=0.04)
+        both = [torch.cat([a, b], 1) for a, b in ((drawn, made), (styles, seen))]
+        torch.testing.assert_close(*(torch.cov(x.T)[0, 2:] for x in both), rtol=0, atol=0.06)
+        assert palette.spreads[CAR].abs().max() < 0.02  # a picture has only one
+
+    def test_places_differ_as_those_that_were_seen(self):
+        """Nine in ten people wear black, one white; nobody is seen in grey."""
+        generator = torch.Generator().manual_seed(4)
+        count, size = 100, (4, 40)
+        planes = torch.zeros(count, 20, *size)
+        planes[:, 11, :, :20] = planes[:, ROAD, :, 20:] = 1
+        colours = torch.full((count, 3, *size), 0.5)
+        white = torch.rand(count, 1, 4, 20, generator=generator) < 0.1
+        colours[..., :20] = torch.where(white, 0.9, 0.1)
+        palette = Palette(20, 2)
+        planes, colours = (x.repeat_interleave(2, 3) for x in (planes, colours))
+        measure_palette(palette, planes, colours, torch.zeros(count, 2))
+        classes = torch.full((1000,), 11)
+        drawn = palette(torch.zeros(1), torch.zeros(1, 2), classes, draws(1001))[:, 0]
+        assert (drawn < 0.2).float().mean() == pytest.approx(0.9, abs=0.06)
+        assert (drawn > 0.7).float().mean() == pytest.approx(0.1, abs=0.06)
 
     def test_what_classes_have_in_common_is_told_from_what_is_their_own(self):
         generator = torch.Generator().manual_seed(2)
@@ -180,9 +245,13 @@ class TestPalette:
         palette = Palette(20, 2)
         planes, logs = (x.repeat_interleave(2, 2) for x in (planes, logs))
         measure_palette(palette, planes, logs.exp() - DARKEST, torch.zeros(count, 2))
-        common = (palette.common @ palette.common.T).diagonal()
-        torch.testing.assert_close(common, torch.full((3,), 0.09 + 0.01 / 5), rtol=0.2, atol=0)
-        own = (palette.spreads[CAR] @ palette.spreads[CAR].T).diagonal()
+        # Light goes along the curves, of all classes alike; what is left in common is little.
+        for train_id in classes:
+            curve = palette.usual[:, train_id]
+            assert (curve[-4] - curve[3]).min() > 0.6
+        assert (palette.common @ palette.common.T).diagonal().max() < 0.006
+        shades = palette.shades[:, CAR].std(0).square()
+        own = (palette.spreads[CAR] @ palette.spreads[CAR].T).diagonal() + shades
         torch.testing.assert_close(own, torch.full((3,), 0.008), rtol=0.3, atol=0)
 
     def test_classes_that_were_never_seen_take_after_those_that_look_alike(self):
@@ -190,14 +259,16 @@ class TestPalette:
         planes[:, CAR] = 1
         palette = Palette(20, 2)
         measure_palette(palette, planes, torch.rand(20, 3, 8, 16), torch.randn(20, 2))
-        assert torch.equal(palette.means[15], palette.means[CAR])
+        assert torch.equal(palette.usual[:, 15], palette.usual[:, CAR])
+        assert torch.equal(palette.shades[:, 16], palette.shades[:, CAR])
         assert torch.equal(palette.spreads[14], palette.spreads[CAR])
         assert palette.known.tolist() == [float(k in (CAR, 14, 15, 16)) for k in range(20)]
 
     def test_places_of_a_class_that_was_not_measured_stay_as_they_were_painted(self):
         palette = Palette(20, 2)
         palette.known[CAR] = 1
-        drawn = palette(torch.zeros(2), torch.tensor([CAR, ROAD]), torch.zeros(3, 3))
+        classes, plain = torch.tensor([CAR, ROAD]), torch.zeros(1, 2)
+        drawn = palette(torch.zeros(1), plain, classes, torch.zeros(3, 4))
         assert drawn[0].isfinite().all()
         assert drawn[1].isnan().all()
         frame, places = torch.full((1, 3, 4, 8), 0.2), torch.zeros(4, 8, dtype=torch.long)
@@ -277,8 +348,10 @@ def test_a_trained_generator_is_given_a_palette(edge_planes):
     for name, weight in start.state_dict().items():
         assert torch.equal(network.state_dict()[name], weight), name
     palette = network.palette
-    road = palette(torch.zeros(4), torch.tensor([ROAD]), torch.zeros(2, 3))[0]
+    plain = torch.zeros(1), torch.zeros(1, 4)
+    road = palette(*plain, torch.tensor([ROAD]), torch.zeros(2, 4))[0]
     assert (road - torch.tensor([120, 110, 100]) / 255).abs().max() < 0.06
-    spreads = (palette.spreads @ palette.spreads.transpose(1, 2)).diagonal(dim1=1, dim2=2)
-    assert spreads[CAR].min() > 4 * spreads[ROAD].max()
-    assert palette.common.abs().max() == 0
+    unusual = draws(301)
+    unusual[0] = 0  # in one picture
+    cars, roads = (palette(*plain, torch.full((300,), k), unusual) for k in (CAR, ROAD))
+    assert cars.std(0).min() > 2 * roads.std(0).max()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 pytest.importorskip("cv2")
 
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.training import data, first_frame, loop, perceptual
+from seg2vid_cli.training import data, first_frame, judges, loop, perceptual
 from seg2vid_cli.training.data import Pair
 from seg2vid_cli.training.first_frame import FirstFrameTask
 from seg2vid_cli.training.imagenet import check_vgg, load_vgg
@@ -54,9 +54,7 @@ def read_losses(network, made, real, ids, weights, follows=True):
     planes = torch.zeros(len(made), 20, *made.shape[-2:])
     planes[:, 3, :, : made.shape[-1] // 2] = planes[:, 7, :, made.shape[-1] // 2 :] = 1
     return perceptual.perceptual_losses(
-        network,
-        made,
-        real,
+        perceptual.look_at(network, made, real),
         ids,
         weights,
         planes=planes,
@@ -134,9 +132,9 @@ def test_it_is_asked_for_the_names_of_the_data_alone(network, pairs, monkeypatch
     monkeypatch.setattr(data, "LOOKALIKE_PROBABILITY", 1.0)
     asked = []
 
-    def losses(network, made, real, ids, weights, **_):
+    def losses(seen, ids, weights, **_):
         asked.append((ids, weights))
-        return made.sum() * 0, made.sum() * 0
+        return seen.made[0].sum() * 0, seen.made[0].sum() * 0
 
     monkeypatch.setattr(first_frame, "perceptual_losses", losses)
     task = FirstFrameTask(cars, size_hw=(64, 64), batch=2, teacher=network)
@@ -169,7 +167,7 @@ def test_painting_learns_to_be_read(network):
 
 def test_a_step_weighs_it_and_leaves_it_frozen(network, pairs, monkeypatch):
     monkeypatch.setattr(
-        first_frame.PatchJudge,
+        judges.PatchJudge,
         "losses",
         lambda self, made, real, scene: (
             made.sum() * 0,
@@ -285,4 +283,87 @@ def test_a_reader_of_vgg_hands_back_what_looks_wrong(pairs):
     task.batches.close()
     assert values["apart"] > 0
     assert values["read"] > 0
+    assert values["pleased"] > 0
     assert all(weight.grad is None for weight in teacher.parameters())
+
+
+# ---- discriminators on VGG16's features ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return VggReader(VggReaderConfig(width=8)).eval().requires_grad_(False)
+
+
+def test_features_are_judged_by_least_squares_at_four_sizes(teacher):
+    judge = judges.FeatureJudge()
+    for head, wish in zip(judge.heads, judge.wishes, strict=True):
+        head.weight.data.zero_()
+        head.bias.data.fill_(0.25)
+        wish.weight.data.zero_()
+    planes = torch.zeros(2, 20, 64, 64)
+    pictures = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    asked, caught = judge.losses(perceptual.look_at(teacher, *pictures), planes)
+    assert len(judge.heads) == len(CHANNELS) - 1  # the finest size is the patches'
+    assert asked.item() == pytest.approx(0.75**2)
+    assert caught.item() == pytest.approx(4 * (0.25**2 + 0.75**2) / 2 / 2)
+
+
+def test_a_class_asks_for_features_where_it_is(teacher):
+    judge = judges.FeatureJudge().eval()
+    made, real = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    planes = torch.zeros(1, 20, 64, 64)
+    planes[:, 3] = 1
+    before, _ = judge.losses(perceptual.look_at(teacher, made, real), planes)
+    for wish in judge.wishes:
+        wish.weight.data[:, 5] += 1
+    same, _ = judge.losses(perceptual.look_at(teacher, made, real), planes)
+    planes[:, 3], planes[:, 5] = 0, 1
+    other, _ = judge.losses(perceptual.look_at(teacher, made, real), planes)
+    assert same == before
+    assert other != before
+
+
+def test_discriminators_learn_what_is_painted_and_then_the_painting_gives_way(teacher):
+    torch.manual_seed(1)
+    judge = judges.FeatureJudge()
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
+    real, made = 0.5 + 0.5 * torch.rand(2, 3, 64, 64), 0.5 * torch.rand(2, 3, 64, 64)
+    planes = torch.zeros(2, 20, 64, 64)
+    planes[:, 3] = 1
+    values = []
+    for _ in range(12):
+        _, caught = judge.losses(perceptual.look_at(teacher, made, real), planes)
+        optimizer.zero_grad()
+        caught.backward()
+        optimizer.step()
+        values.append(caught.item())
+    assert values[-1] < 0.8 * values[0]
+    asked, _ = judge.losses(perceptual.look_at(teacher, made.requires_grad_(), real), planes)
+    (gradient,) = torch.autograd.grad(asked, made)
+    nearer = (made - 0.02 * gradient.sign()).detach()
+    assert judge.losses(perceptual.look_at(teacher, nearer, real), planes)[0] < asked
+
+
+def test_without_a_vgg_there_are_no_such_discriminators(network, pairs):
+    task = FirstFrameTask(pairs, size_hw=(64, 64), batch=1, teacher=network)
+    assert set(task.helpers) == {"style", "judge"}
+    assert "pleased" not in task.step()
+    task.batches.close()
+
+
+def test_discriminators_on_features_learn_while_the_generator_rests(teacher, pairs):
+    start = FirstFrameTask(pairs, size_hw=(64, 64), batch=1)
+    start.batches.close()
+    task = FirstFrameTask(
+        pairs, size_hw=(64, 64), batch=1, teacher=teacher, start=start.network.eval()
+    )
+    judge = task.helpers["features"]
+    before = [p.detach().clone() for p in judge.parameters()]
+    painter = task.network.to_rgb.weight.detach().clone()
+    task.progress = 0.0
+    task.step()
+    task.batches.close()
+    assert not all(torch.equal(a, b) for a, b in zip(before, judge.parameters(), strict=True))
+    assert torch.equal(painter, task.network.to_rgb.weight)

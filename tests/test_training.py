@@ -31,7 +31,7 @@ from seg2vid_cli.networks.edge_detector import EdgeDetector, EdgeDetectorConfig
 from seg2vid_cli.networks.label_unet import MIDDLE_NOISE, LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.segmenter import Segmenter, SegmenterConfig
 from seg2vid_cli.pipeline import Pipeline
-from seg2vid_cli.training import data, first_frame, loop, losses, refine
+from seg2vid_cli.training import data, first_frame, judges, loop, losses, refine
 from seg2vid_cli.training.clips import (
     DriveClip,
     MotionClips,
@@ -217,8 +217,11 @@ class TestLosses:
         assert losses.dissimilarity(x, x).abs().max() < 1e-5
 
     def test_textures_are_means_and_deviations_inside_each_class(self):
-        """Against a loop over pictures, classes and channels."""
+        """Against a loop over pictures, classes and channels, and as many mixtures of channels."""
         made, true = torch.rand(2, 3, 6, 8), torch.rand(2, 3, 6, 8)
+        torch.manual_seed(3)
+        mixtures = F.normalize(torch.randn(3, 3), dim=1)
+        torch.manual_seed(3)
         ids = torch.full((2, 12, 16), 19)
         ids[0, :6], ids[0, 6:, :8], ids[1, :, :10] = 3, 5, 7
         ids[0, 11, 15] = 2  # too small to count
@@ -229,14 +232,15 @@ class TestLosses:
             for name in classes:
                 cells = ids[picture, ::2, ::2] == name
                 root = math.sqrt(cells.sum())
-                for channel in range(3):
-                    a, b = (x[picture, channel][cells] for x in (made, true))
+                for weights in (*torch.eye(3), *mixtures):
+                    a, b = (weights @ x[picture][:, cells] for x in (made, true))
                     moments = abs(a.mean() - b.mean()) + abs(a.std(False) - b.std(False))
-                    gap += root * moments / 3
+                    gap += root * moments / 6
                 weight += root
             wanted.append(gap / weight)
         torch.testing.assert_close(losses.texture_gap(made, true, planes), torch.stack(wanted))
         follows = torch.tensor([True, False])
+        torch.manual_seed(3)
         both = losses.compare(made, true, planes, follows)
         torch.testing.assert_close(both, torch.stack([(made - true)[0].abs().mean(), wanted[1]]))
 
@@ -526,7 +530,7 @@ class TestHalving:
         ids[:, place] = thin
         expected = np.full((8, 8), wide)
         expected[:, 3] = thin
-        halved = first_frame.halve(planes_of(ids.T if turned else ids))
+        halved = judges.halve(planes_of(ids.T if turned else ids))
         assert halved[0].tolist() == (expected.T if turned else expected).tolist()
 
     def test_a_person_that_stands_over_the_road_stays_a_person(self):
@@ -534,20 +538,20 @@ class TestHalving:
         ids[3:8, 5:6] = 11
         expected = np.zeros((6, 6), int)
         expected[1:4, 2] = 11
-        assert first_frame.halve(planes_of(ids))[0].tolist() == expected.tolist()
+        assert judges.halve(planes_of(ids))[0].tolist() == expected.tolist()
 
     @pytest.mark.parametrize("ids", range(20))
     def test_a_map_of_one_class_stays_so(self, ids):
-        assert (first_frame.halve(planes_of(np.full((4, 6), ids))) == ids).all()
+        assert (judges.halve(planes_of(np.full((4, 6), ids))) == ids).all()
 
     def test_every_class_has_its_place_in_the_order(self):
-        assert sorted(first_frame.COMMON_TO_RARE) == list(range(20))
-        order = first_frame.COMMON_TO_RARE
+        assert sorted(judges.COMMON_TO_RARE) == list(range(20))
+        order = judges.COMMON_TO_RARE
         for wide, thin in pairwise(order):
             ids = np.array([[wide, wide], [thin, wide]])
-            assert first_frame.halve(planes_of(ids)).item() == thin
+            assert judges.halve(planes_of(ids)).item() == thin
         ids = np.array([[10, 2], [5, 18]])
-        assert first_frame.halve(planes_of(ids)).item() == 18
+        assert judges.halve(planes_of(ids)).item() == 18
 
     def test_the_discriminator_is_taught_thin_things(self, pairs, monkeypatch):
         ids = np.full((128, 256), 2, np.uint8)
@@ -564,10 +568,10 @@ class TestHalving:
             colours=picture[:, 3:],
             sketches=picture[:, :1],
             sketched=torch.zeros(len(picture), dtype=torch.bool),
-            known=first_frame.halve(planes),
+            known=judges.halve(planes),
         )
         task.batches = iter([batch])
-        weigh = first_frame.class_weights
+        weigh = judges.class_weights
         monkeypatch.setattr(
             first_frame, "class_weights", lambda ids: taught.append(ids.clone()) or weigh(ids)
         )
@@ -654,7 +658,7 @@ def tiny_first_frame(monkeypatch):
             up_blocks=1,
         ),
     )
-    judge = partial(first_frame.SegmentationDiscriminator, widths=(4, 6, 8))
+    judge = partial(judges.SegmentationDiscriminator, widths=(4, 6, 8))
     monkeypatch.setattr(first_frame, "SegmentationDiscriminator", judge)
 
 
@@ -672,7 +676,7 @@ def painted(task, real, planes):
 
 def naming(ids):
     """The cross entropy that gives every class its due."""
-    return partial(F.cross_entropy, weight=first_frame.class_weights(ids), ignore_index=19)
+    return partial(F.cross_entropy, weight=judges.class_weights(ids), ignore_index=19)
 
 
 def two_passes(task, real, planes, change, mask):
@@ -682,7 +686,7 @@ def two_passes(task, real, planes, change, mask):
         The losses by name, and the gradients of makers and judge.
     """
     makers, judge, fake, kl = painted(task, real, planes)
-    ids = first_frame.halve(planes)
+    ids = judges.halve(planes)
     named = naming(ids)
 
     on_fake, made = judge(change(fake))
@@ -691,7 +695,7 @@ def two_passes(task, real, planes, change, mask):
     cells = (x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).mean((3, 5)) for x in (fake, real))
     matching = sum(F.l1_loss(a, b) for a, b in zip(made, true, strict=True)) / len(made)
     losses_by_name = {
-        "asked": named(on_fake, ids) + first_frame.FEATURE_WEIGHT["classes"] * matching,
+        "asked": named(on_fake, ids) + judges.FEATURE_WEIGHT["classes"] * matching,
         "colour": F.l1_loss(*cells),
         "kl": kl,
     }
@@ -705,7 +709,7 @@ def two_passes(task, real, planes, change, mask):
         keep, small = mask
         mixed = judge(change(torch.where(keep > 0, real, fake.detach())))[0]
         wanted = torch.where(small > 0, on_real, on_fake).detach()
-        caught = caught + first_frame.MIX_WEIGHT * F.mse_loss(mixed, wanted)
+        caught = caught + judges.MIX_WEIGHT * F.mse_loss(mixed, wanted)
     losses_by_name["discriminator"] = caught
     values = {name: value.item() for name, value in losses_by_name.items()}
     return values, of_makers, torch.autograd.grad(caught, [*judge.parameters()])
@@ -725,11 +729,11 @@ class TestJointStep:
         with torch.no_grad():
             for weight in (*task.network.up_gains, *task.network.noise_strength):
                 weight.fill_(0.5)
-        self.change = first_frame.draw_colour_change(2, torch.device("cpu"))
-        self.mask = first_frame.label_mask(self.planes, first_frame.halve(self.planes))
+        self.change = judges.draw_colour_change(2, torch.device("cpu"))
+        self.mask = judges.label_mask(self.planes, judges.halve(self.planes))
         assert 0 < self.mask[0].mean() < 1
         monkeypatch.setattr(first_frame, "draw_colour_change", lambda *_: self.change)
-        monkeypatch.setattr(first_frame, "label_mask", lambda *_: self.mask)
+        monkeypatch.setattr(judges, "label_mask", lambda *_: self.mask)
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
         monkeypatch.setattr(
             torch, "randn_like", lambda x: torch.linspace(-7, 8, x.numel()).sin().view_as(x)
@@ -758,7 +762,7 @@ class TestJointStep:
     def test_at_first_neither_side_hears_of_the_other(self, task):
         task.progress = 0.9 * first_frame.WARM_UP
         makers, judge, fake, kl = painted(task, self.real, self.planes)
-        colour, ids = F.l1_loss(fake, self.real), first_frame.halve(self.planes)
+        colour, ids = F.l1_loss(fake, self.real), judges.halve(self.planes)
         known = naming(ids)(judge(self.change(self.real))[0], ids)
         loss = first_frame.COLOUR_WEIGHT * colour + first_frame.KL_WEIGHT * kl
         values = task.step()
@@ -784,7 +788,7 @@ class TestJointStep:
 
     def test_patches_are_judged_at_every_scale_and_matched(self, task):
         """Against plain least squares and matching, one scale and one layer after the other."""
-        judge = first_frame.PatchJudge()
+        judge = judges.PatchJudge()
         made = torch.rand_like(self.real).requires_grad_()
         scene = SimpleNamespace(planes=self.planes, follows=torch.ones(2, dtype=torch.bool))
         asked, caught = judge.losses(made, self.real, scene)
@@ -793,7 +797,7 @@ class TestJointStep:
         for scale in judge.scales:
             fake, true = (scale(torch.cat([picture, planes], 1)) for picture in pictures)
             gaps = [F.l1_loss(a, b.detach()) for a, b in zip(fake[:-1], true[:-1], strict=True)]
-            matching = first_frame.FEATURE_WEIGHT["patches"] * sum(gaps) / len(gaps)
+            matching = judges.FEATURE_WEIGHT["patches"] * sum(gaps) / len(gaps)
             wanted = wanted + (((fake[-1] - 1) ** 2).mean() + matching) / len(judge.scales)
             known = known + ((fake[-1] ** 2).mean() + ((true[-1] - 1) ** 2).mean()) / 4
             pictures = [F.avg_pool2d(picture, 2) for picture in pictures]
@@ -1192,11 +1196,11 @@ class TestTasks:
     def test_rare_classes_weigh_more_and_unlabelled_pixels_nothing(self):
         ids = torch.zeros(1, 10, 10, dtype=torch.long)
         ids[0, 0, :4], ids[0, 1] = 13, 19
-        weights = first_frame.class_weights(ids)
+        weights = judges.class_weights(ids)
         assert weights[0] == pytest.approx(90 / (2 * 86))
-        assert weights[13] == first_frame.RAREST_WEIGHT
+        assert weights[13] == judges.RAREST_WEIGHT
         assert weights[[19, 5]].tolist() == [0.0, 0.0]
-        assert weights[first_frame.PAINTED] == 1.0
+        assert weights[judges.PAINTED] == 1.0
 
     def test_whole_classes_are_mixed(self):
         ids = torch.zeros(2, 8, 8, dtype=torch.long)
@@ -1205,7 +1209,7 @@ class TestTasks:
         planes = torch.nn.functional.one_hot(full, 20).permute(0, 3, 1, 2).float()
         seen = set()
         for _ in range(30):
-            mask, small = first_frame.label_mask(planes, ids)
+            mask, small = judges.label_mask(planes, ids)
             assert torch.equal(mask[:, :, ::2, ::2], small)
             for b in range(2):
                 halves = small[b, 0, :4].unique().tolist(), small[b, 0, 4:].unique().tolist()
@@ -1214,21 +1218,21 @@ class TestTasks:
         assert len(seen) == 4
 
     def test_colours_change_alike_for_both_pictures_of_a_place(self):
-        change = first_frame.draw_colour_change(3, torch.device("cpu"))
+        change = judges.draw_colour_change(3, torch.device("cpu"))
         frame = torch.rand(3, 3, 4, 4)
         once, both = change(frame), change(torch.cat([frame, frame]))
         assert torch.allclose(both, torch.cat([once, once]))
         assert not torch.allclose(once, frame)
 
     def test_the_discriminator_names_classes_at_half_size(self):
-        judge = first_frame.SegmentationDiscriminator(widths=(4, 6, 8))
+        judge = judges.SegmentationDiscriminator(widths=(4, 6, 8))
         logits, features = judge(torch.rand(2, 3, 32, 64))
         assert logits.shape == (2, 21, 16, 32)
         assert [f.shape[1:] for f in features] == [(4, 16, 32), (6, 8, 16), (8, 4, 8)]
 
     @torch.no_grad()
     def test_the_discriminator_sees_every_pixel_where_it_lies(self):
-        judge = first_frame.SegmentationDiscriminator(widths=(4, 6, 8)).eval()
+        judge = judges.SegmentationDiscriminator(widths=(4, 6, 8)).eval()
         frame = torch.rand(1, 3, 32, 64)
         before, seen = judge(frame)[0], []
         for y, x in ((10, 20), (10, 21), (11, 20), (11, 21)):

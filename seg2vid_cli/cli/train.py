@@ -253,12 +253,12 @@ def first_frame(
     from seg2vid_cli.networks.label_unet import LabelUNet
     from seg2vid_cli.training.first_frame import (
         COLOURS,
-        JUDGES,
         FirstFrameTask,
         check_size,
         generator_config,
         take_over,
     )
+    from seg2vid_cli.training.judges import JUDGES
     from seg2vid_cli.training.loop import train
     from seg2vid_cli.training.perceptual import load_perceptual
 

@@ -60,7 +60,8 @@ class LabelUNetConfig:
 
 
 DARKEST = 0.05  # added to colours before their logarithm is taken
-MOST_UNUSUAL = 2.0  # standard deviations
+MOST_UNUSUAL = 1.5  # standard deviations
+LOOKS, SHADES = 32, 32  # points of the curves
 MIDDLE_NOISE = 0.5  # at the start of a training
 
 
@@ -84,11 +85,12 @@ class StyledConv(nn.Module):
 
 
 class Palette(nn.Module):
-    """Draws the colours that places have, as measured on real pictures after training.
+    """Draws light and style of a picture and the colours of its places, as measured on real ones.
 
-    The logarithm of a place's colour is normal around a mean that follows from its class and the
-    style of the picture, so that a street at dusk has no house in daylight. What styles do not
-    say, such as how bright the picture is, all its places have in common; the rest is their own.
+    Real light is no normal distribution: there is day and there is dusk. So one number says how
+    light a picture is among all, and styles and usual colours are looked up along that. A place
+    differs from the usual colour of its class in the same way: how light it is among all of them,
+    then what varies beside that. Colours are counted in logarithms.
 
     Args:
         classes: K.
@@ -98,39 +100,79 @@ class Palette(nn.Module):
     def __init__(self, classes: int, style_size: int) -> None:
         super().__init__()
         self.register_buffer("known", torch.zeros(classes))
-        self.register_buffer("means", torch.full((classes, 3), DARKEST).add(0.5).log())
+        self.register_buffer("looks", torch.zeros(LOOKS, style_size))
+        self.register_buffer("around", torch.eye(style_size))
+        self.register_buffer("usual", torch.full((LOOKS, classes, 3), DARKEST).add(0.5).log())
         self.register_buffer("by_style", torch.zeros(classes, 3, style_size))
         self.register_buffer("common", torch.zeros(3, 3))
+        self.register_buffer("shades", torch.zeros(SHADES, classes, 3))
         self.register_buffer("spreads", torch.zeros(classes, 3, 3))
 
     known: Tensor
-    means: Tensor
-    by_style: Tensor
-    common: Tensor
-    spreads: Tensor
+    looks: Tensor  # styles, from the darkest picture to the lightest
+    around: Tensor  # what standard normal numbers are multiplied with, to be added to those
+    usual: Tensor  # colours, from the darkest picture to the lightest
+    by_style: Tensor  # how colours go with what styles have beside those
+    common: Tensor  # what all places of a picture have in common beside all that
+    shades: Tensor  # of a class, from the darkest place to the lightest
+    spreads: Tensor  # of places beside those
 
-    def forward(self, style: Tensor, classes: Tensor, draws: Tensor) -> Tensor:
-        """Colours of places.
+    def draw_style(self, light: Tensor, draws: Tensor) -> Tensor:
+        """Styles of pictures.
 
         Args:
-            style: `(style_size,)`, standard normal.
+            light: `(B,)`, standard normal: how light they are among all.
+            draws: `(B, style_size)`, standard normal.
+
+        Returns:
+            `(B, style_size)`.
+        """
+        return along(self.looks.float(), light) + draws.float() @ self.around.float().T
+
+    def forward(self, light: Tensor, draws: Tensor, classes: Tensor, unusual: Tensor) -> Tensor:
+        """Colours of a picture's places.
+
+        Args:
+            light: `(1,)`, as for its style.
+            draws: `(1, style_size)`, as for its style.
             classes: `(P,)`, of the places.
-            draws: `(P + 1, 3)`, standard normal, the first for the whole picture; 0 for the usual
-                colour of such a place.
+            unusual: `(P + 1, 4)`, standard normal, the first row for the whole picture; 0 for the
+                usual colour of such a place.
 
         Returns:
             `(P, 3)` RGB in [0, 1]; NaN for classes that were not measured.
         """
-        usual = self.means.float() + torch.einsum("kcs,s->kc", self.by_style.float(), style.float())
-        unusual = draws.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
-        own = torch.einsum("pij,pj->pi", self.spreads.float()[classes], unusual[1:])
-        drawn = usual[classes] + self.common.float() @ unusual[0] + own
+        unusual = unusual.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
+        beside = draws[0].float() @ self.around.float().T
+        usual = along(self.usual.float(), light)[0]
+        usual = usual + torch.einsum("kcs,s->kc", self.by_style.float(), beside)
+        shade = along(self.shades.float(), unusual[1:, 0])
+        shade = shade[torch.arange(len(classes), device=classes.device), classes]
+        own = torch.einsum("pij,pj->pi", self.spreads.float()[classes], unusual[1:, 1:])
+        drawn = usual[classes] + self.common.float() @ unusual[0, 1:] + shade + own
         drawn = (drawn.exp() - DARKEST).clamp(0, 1)
         return torch.where(self.known[classes][:, None] > 0, drawn, torch.nan)
 
     def measure(self, colours: Tensor) -> Tensor:
         """RGB in [0, 1] as this network counts colours: their logarithms, from a little above 0."""
         return (colours + DARKEST).log()
+
+
+def along(curve: Tensor, number: Tensor) -> Tensor:
+    """Look up a curve of quantiles for standard normal numbers.
+
+    Args:
+        curve: `(N, ...)`, evenly spread from the smallest of all to the largest.
+        number: `(B,)`.
+
+    Returns:
+        `(B, ...)`.
+    """
+    place = torch.special.ndtr(number.float()) * (len(curve) - 1)
+    below = place.floor().long().clamp(0, len(curve) - 2)
+    share = (place - below).view(-1, *(1,) * (curve.ndim - 1))
+    between: Tensor = curve[below].lerp(curve[below + 1], share)
+    return between
 
 
 class LabelUNet(nn.Module):

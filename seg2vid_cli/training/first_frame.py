@@ -1,12 +1,6 @@
 """Train the label-map-to-picture generator against discriminators.
 
-Two kinds of judges, chosen with `--judge`:
-
-- `patches`: conditional patch discriminators at three scales, with least squares. They teach
-  texture soon and layout late; the ones to take where steps are few.
-- `classes`: a segmentation network that names the class of every pixel of a real picture and calls
-  every pixel of a painted one painted; the generator wants its pixels named by the label map. It
-  judges layout and texture at once and gives every class its due, but has to learn to read first.
+The judges are chosen with `--judge`: see `seg2vid_cli.training.judges`.
 
 A perceptual network, if there is one, adds what a frozen reader of real pictures makes of painted
 ones: see `seg2vid_cli.training.perceptual`.
@@ -21,11 +15,6 @@ mean colour of every place, and what it paints is brought to that before it is j
 
 A style encoder sees the real picture, so the generator need not guess light and colours and can be
 asked for them later; its code is kept near a standard normal, from which generation draws.
-
-Source: "Image-to-Image Translation with Conditional Adversarial Networks" (Isola et al., CVPR 2017)
-and pix2pixHD (Wang et al., CVPR 2018) for patches and matched features; "You Only Need Adversarial
-Supervision for Semantic Image Synthesis" (Schoenfeld et al., ICLR 2021) for classes, the balanced
-losses and the mixed pictures.
 """
 
 from __future__ import annotations
@@ -34,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -42,50 +31,55 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from seg2vid_cli.device import mixed_precision
 from seg2vid_cli.edges import laplacian_edges
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.first_frame import match_colours, place_means
-from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES, UNLABELLED
+from seg2vid_cli.label_sets import CLASSES, NUM_CLASSES
 from seg2vid_cli.networks.edge_detector import EdgeDetector
 from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig, Palette, StyledConv
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training import data, perceptual
+from seg2vid_cli.training.judges import (
+    FeatureJudge,
+    JudgeKind,
+    PatchJudge,
+    Scene,
+    SegmentationDiscriminator,
+    class_weights,
+    draw_colour_change,
+    halve,
+)
 from seg2vid_cli.training.loop import check_start, grid_picture
-from seg2vid_cli.training.losses import compare, kl_to_normal
+from seg2vid_cli.training.losses import kl_to_normal
 from seg2vid_cli.training.palette import CELL_PX, measure_palette
-from seg2vid_cli.training.perceptual import PerceptualNetwork, VggReader, perceptual_losses
+from seg2vid_cli.training.perceptual import (
+    PerceptualNetwork,
+    VggReader,
+    look_at,
+    perceptual_losses,
+)
 
 DEFAULT_SIZE_HW = (128, 256)
 STYLE_SIZE = 16
 COLOURS = 3  # planes, RGB
-PAINTED = NUM_CLASSES  # the class of every pixel that the generator made
-JudgeKind = Literal["patches", "classes"]
-JUDGES: tuple[JudgeKind, ...] = get_args(JudgeKind)
-FEATURE_WEIGHT: Mapping[str, float] = {"patches": 5.0, "classes": 5.0}
 COLOUR_WEIGHT = 5.0
 # Patches leave the large to L1. A segmentation network knows detail, so colours need be right only
 # in cells of so many pixels.
 COLOUR_CELL: Mapping[str, int] = {"patches": 1, "classes": 8}
-PATCH_SCALES = 3
 SKETCHED = 0.6  # of the pictures, where sketches are taught
 SKETCHED_COLOUR_CELL = 16
 KL_WEIGHT = 0.02
 WARM_UP = 0.06  # share of the time in which generator and discriminator learn apart
-MIX_WEIGHT = 10.0
 MIX_EVERY = 4  # steps
 ZOOM = (0.7, 1.0)
 WINDOW_HW = (128, 256)  # of larger pictures, training sees windows of this size
 AROUND_RARE = 0.5  # of the windows
 RARE = (4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18)  # fences, poles, signs, people, vehicles
-RAREST_WEIGHT = 10.0  # of a rare class against a common one
 STATISTICS_BATCHES = 60
 BETAS = (0.5, 0.99)
-# Unlabelled, sky, road, building, vegetation ... people and two-wheelers.
-COMMON_TO_RARE = (19, 10, 0, 2, 8, 1, 9, 3, 4, 13, 14, 15, 16, 5, 7, 6, 11, 12, 17, 18)
 SIDE_MULTIPLE = 32
 
 
@@ -181,170 +175,6 @@ class Batch:
                 for name, x in vars(self).items()
             }
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What judges know of the places in a batch.
-
-    Args:
-        planes: `(B, 20, H, W)` one-hot.
-        ids: `(B, H / 2, W / 2)` classes.
-        weights: `(21,)`, from `class_weights`.
-        change: Change of colours, the same for real and painted pictures.
-        mix: Whether mixed pictures are judged too.
-        follows: bool `(B,)`, whether a painted picture should be the real one pixel by pixel.
-    """
-
-    planes: Tensor
-    ids: Tensor
-    weights: Tensor
-    change: ColourChange
-    mix: bool
-    follows: Tensor
-
-
-class PatchDiscriminator(nn.Module):
-    """Judge patches of a picture given its label planes, keeping all features for matching."""
-
-    def __init__(self, in_channels: int, width: int = 48) -> None:
-        super().__init__()
-        widths = (in_channels, width, 2 * width, 4 * width)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
-        self.layers.append(nn.Conv2d(4 * width, 4 * width, 3, 1, 1))
-        self.head = nn.Conv2d(4 * width, 1, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`(B, C, H, W)` to the features of every layer, the verdict last."""
-        features = []
-        for index, layer in enumerate(self.layers):
-            x = layer(x)
-            x = F.leaky_relu(F.instance_norm(x) if index else x, 0.2)
-            features.append(x)
-        return [*features, self.head(x)]
-
-
-class PatchJudge(nn.Module):
-    """Patch discriminators at full size, half of it, and so on.
-
-    Args:
-        planes: Planes that a picture is judged by.
-        scales: Number of sizes.
-    """
-
-    def __init__(self, planes: int = NUM_CLASSES, scales: int = PATCH_SCALES) -> None:
-        super().__init__()
-        self.scales = nn.ModuleList(PatchDiscriminator(3 + planes) for _ in range(scales))
-
-    def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
-        """What the generator should lessen, and what these networks should; see `Scene`."""
-        planes = scene.planes.to(made.dtype)
-        x = torch.cat([torch.cat([made, real.to(made.dtype)]), torch.cat([planes, planes])], dim=1)
-        asked, caught, matching = [], [], []
-        for scale in self.scales:
-            *features, verdict = scale(x)
-            on_made, on_real = verdict.float().chunk(2)
-            asked.append(((on_made - 1) ** 2).mean())
-            caught.append(((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2)
-            matching.append(_matching([f.chunk(2) for f in features], scene))
-            x = F.avg_pool2d(x, 2)
-        match = torch.stack(matching).mean()
-        return (
-            torch.stack(asked).mean() + FEATURE_WEIGHT["patches"] * match,
-            torch.stack(caught).sum() / 2,
-        )
-
-    def knowledge(self, made: Tensor, real: Tensor, scene: Scene) -> Tensor:
-        """What to learn before the generator listens: to tell its pictures from real ones."""
-        return self.losses(made.detach(), real, scene)[1]
-
-
-def _matching(features: Sequence[Sequence[Tensor]], scene: Scene) -> Tensor:
-    """How far features of painted pictures are from those of real ones: mean of layers, pictures.
-
-    Args:
-        features: `(B, C, h, w)` of painted and of real pictures.
-        scene: Says which painted pictures follow the real ones pixel by pixel.
-    """
-    layers = [
-        compare(made.float(), true.detach().float(), scene.planes, scene.follows).mean()
-        for made, true in features
-    ]
-    return torch.stack(layers).mean()
-
-
-class DiscriminatorBlock(nn.Module):
-    """Two convolutions with a shortcut, at one size."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.first = spectral_norm(nn.Conv2d(in_channels, out_channels, 3, padding=1))
-        self.second = spectral_norm(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.shortcut = spectral_norm(nn.Conv2d(in_channels, out_channels, 1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, in, H, W)` to `(B, out, H, W)`."""
-        y = self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
-        out: Tensor = self.shortcut(x) + y
-        return out
-
-
-class SegmentationDiscriminator(nn.Module):
-    """Name the class of every 2x2 cell, or that it is painted."""
-
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 192, 192)) -> None:
-        super().__init__()
-        self.stem = spectral_norm(nn.Conv2d(12, widths[0], 3, padding=1))
-        self.down = nn.ModuleList(
-            DiscriminatorBlock(a, b) for a, b in pairwise((widths[0], *widths))
-        )
-        self.up = nn.ModuleList(
-            DiscriminatorBlock(deep + skip, skip)
-            for deep, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.head = nn.Conv2d(widths[0], NUM_CLASSES + 1, 1)
-
-    def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
-        """What the generator should lessen, and what this network should.
-
-        Args:
-            made: `(B, 3, H, W)` in [0, 1].
-            real: The same places.
-            scene: Their labels.
-        """
-        pictures = [made, real.to(made.dtype)]
-        if scene.mix:
-            keep, small = label_mask(scene.planes, scene.ids)
-            pictures.append((keep * real + (1 - keep) * made.detach()).to(made.dtype))
-        logits, features = self(scene.change(torch.cat(pictures)))
-        on_made, on_real, *on_mixed = logits.float().split(len(real))
-        asked = F.cross_entropy(on_made, scene.ids, scene.weights, ignore_index=UNLABELLED)
-        matching = _matching([f.split(len(real))[:2] for f in features], scene)
-        painted = torch.full_like(scene.ids, PAINTED)
-        caught = F.cross_entropy(on_made, painted) + F.cross_entropy(
-            on_real, scene.ids, scene.weights, ignore_index=UNLABELLED
-        )
-        if scene.mix:
-            wanted = small * on_real + (1 - small) * on_made
-            caught = caught + MIX_WEIGHT * F.mse_loss(on_mixed[0], wanted.detach())
-        return asked + FEATURE_WEIGHT["classes"] * matching, caught
-
-    def knowledge(self, made: Tensor, real: Tensor, scene: Scene) -> Tensor:
-        """What to learn before the generator listens: to name classes."""
-        named, _ = self(scene.change(real))
-        return F.cross_entropy(named.float(), scene.ids, scene.weights, ignore_index=UNLABELLED)
-
-    def forward(self, frame: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """`(B, 3, H, W)` in [0, 1] to logits `(B, 21, H / 2, W / 2)` and the encoder's features."""
-        x = self.stem(F.pixel_unshuffle(2 * frame - 1, 2))  # all detail, at a quarter of the cost
-        skips: list[Tensor] = []
-        for block in self.down:
-            x = block(F.avg_pool2d(x, 2) if skips else x)
-            skips.append(x)
-        for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = block(torch.cat([x, skip], dim=1))
-        return self.head(F.leaky_relu(x, 0.2)), skips
 
 
 class StyleEncoder(nn.Module):
@@ -470,6 +300,8 @@ class FirstFrameTask:
                 "judge": PatchJudge() if judge == "patches" else SegmentationDiscriminator(),
             }
         )
+        if isinstance(teacher, VggReader):
+            self.helpers["features"] = FeatureJudge()
         self._kind = judge
         self.settings: Mapping[str, Any] = {
             "judge": judge,
@@ -480,7 +312,7 @@ class FirstFrameTask:
         for module in (self.network, self.helpers):
             module.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         makers = [*self.network.parameters(), *self.helpers["style"].parameters()]
-        judges = self.helpers["judge"].parameters()
+        judges = [p for name, m in self.helpers.items() if name != "style" for p in m.parameters()]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generator": torch.optim.Adam(makers, self.learning_rate, betas=BETAS),
             "discriminator": torch.optim.Adam(judges, self.learning_rate, betas=BETAS),
@@ -552,16 +384,17 @@ class FirstFrameTask:
             else:
                 asked, caught = judge.losses(judged, real, scene)
             apart = read = judged.new_zeros(())
+            if self._perceptual is not None:
+                seen = look_at(self._perceptual, judged, real)
+            if "features" in self.helpers:
+                by_features = cast("FeatureJudge", self.helpers["features"])
+                pleased, noticed = by_features.losses(seen, planes)
+                caught = caught + noticed
+                asked = asked if warming else asked + pleased
             if self._perceptual is not None and not warming:
                 weights = class_weights(batch.known).sqrt()
                 apart, read = perceptual_losses(
-                    self._perceptual,
-                    judged,
-                    real,
-                    batch.known,
-                    weights,
-                    planes=planes,
-                    follows=follows,
+                    seen, batch.known, weights, planes=planes, follows=follows
                 )
                 asked = asked + perceptual.FEATURE_WEIGHT * apart + perceptual.READ_WEIGHT * read
         (wish,) = torch.autograd.grad(asked, [judged], retain_graph=True)
@@ -576,12 +409,14 @@ class FirstFrameTask:
         torch.autograd.backward(
             [fake, COLOUR_WEIGHT * colour + KL_WEIGHT * kl], [wish, torch.ones_like(kl)]
         )
-        caught.backward(inputs=list(judge.parameters()))
+        caught.backward(inputs=self.optimizers["discriminator"].param_groups[0]["params"])
         for optimizer in self.optimizers.values():
             optimizer.step()
         values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
         if self._perceptual is not None:
             values |= {"apart": apart, "read": read}
+        if "features" in self.helpers:
+            values |= {"pleased": pleased, "noticed": noticed}
         return {name: value.item() for name, value in values.items()}
 
     @torch.no_grad()
@@ -615,6 +450,8 @@ class FirstFrameTask:
         for _ in range(STATISTICS_BATCHES):
             batch = next(self.batches).to(self.device)
             style = torch.randn(len(batch.planes), STYLE_SIZE, device=self.device)
+            if palette is not None:
+                style = palette.draw_style(torch.randn(len(style), device=self.device), style)
             self._paint(network, batch, style)
         network.eval()
 
@@ -752,73 +589,3 @@ def cut_window(
         start = int(rng.integers(first, last + 1))
         window.append(slice(start, start + length))
     return picture[window[0], window[1]], train_ids[window[0], window[1]]
-
-
-def halve(planes: Tensor) -> Tensor:
-    """Name the class of every 2x2 cell, the rarer and thinner one where there are several.
-
-    Args:
-        planes: `(B, 20, H, W)` one-hot.
-
-    Returns:
-        `(B, H / 2, W / 2)`, the size of the discriminator's answer.
-    """
-    rank = torch.empty(NUM_CLASSES, device=planes.device)
-    rank[list(COMMON_TO_RARE)] = torch.arange(1.0, NUM_CLASSES + 1, device=planes.device)
-    return F.max_pool2d(planes * rank[:, None, None], 2).argmax(1)
-
-
-def class_weights(ids: Tensor) -> Tensor:
-    """Weights that give every class in a batch the same say, within limits, `(21,)`."""
-    counts = torch.bincount(ids.flatten(), minlength=NUM_CLASSES + 1).float()
-    counts[UNLABELLED] = 0
-    present = counts > 0
-    weights = counts.sum() / (present.sum() * counts.clamp_min(1.0))
-    weights = torch.where(present, weights.clamp(max=RAREST_WEIGHT), torch.zeros_like(weights))
-    weights[PAINTED] = 1.0
-    return weights
-
-
-def label_mask(planes: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole classes from the real picture, the others painted.
-
-    Args:
-        planes: `(B, 20, H, W)` one-hot.
-        ids: `(B, H / 2, W / 2)` classes.
-
-    Returns:
-        1 = real, `(B, 1, H, W)` and `(B, 1, H / 2, W / 2)`.
-    """
-    chosen = (torch.rand(len(planes), NUM_CLASSES, device=planes.device) < 0.5).to(planes.dtype)
-    full = (planes * chosen[:, :, None, None]).sum(1, keepdim=True)
-    small = chosen.gather(1, ids.flatten(1)).view_as(ids)[:, None]
-    return full, small
-
-
-class ColourChange:
-    """Brightness, contrast and saturation, the same for real and painted pictures of a place.
-
-    Args:
-        factors: `(3, B, 1, 1, 1)`.
-    """
-
-    def __init__(self, factors: Tensor) -> None:
-        self.factors = factors
-
-    def __call__(self, frame: Tensor) -> Tensor:
-        """`(n * B, 3, H, W)`, n pictures of each place, to the same shape."""
-        brightness, contrast, saturation = (
-            f.repeat(len(frame) // f.shape[0], 1, 1, 1).to(frame.dtype) for f in self.factors
-        )
-        grey = frame.mean(1, keepdim=True)
-        frame = grey + (frame - grey) * (1 + saturation)
-        middle = frame.mean((1, 2, 3), keepdim=True)
-        changed: Tensor = middle + (frame - middle) * (1 + contrast) + brightness
-        return changed
-
-
-def draw_colour_change(count: int, device: torch.device) -> ColourChange:
-    """Draw changes for `count` places, so that few pictures teach no colours by heart."""
-    factors = (torch.rand(3, count, 1, 1, 1, device=device) - 0.5) * 2
-    strength = factors.new_tensor([0.2, 0.4, 0.6])
-    return ColourChange(factors * strength.view(3, 1, 1, 1, 1))

@@ -59,6 +59,8 @@ def compare(made: Tensor, true: Tensor, planes: Tensor, follows: Tensor) -> Tens
 def texture_gap(made: Tensor, true: Tensor, planes: Tensor) -> Tensor:
     """Difference of the features' means and standard deviations inside each class.
 
+    The same is asked of as many random mixtures of the features, drawn anew every time: how strong
+    they are together is what a texture is, and deviations of single features do not say it.
     Classes weigh as the root of their area; those of less than `FEWEST_CELLS` do not count.
 
     Args:
@@ -77,7 +79,11 @@ def texture_gap(made: Tensor, true: Tensor, planes: Tensor) -> Tensor:
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1.0)
     gaps = torch.zeros_like(weights)
     moments = []
+    channels = made.shape[1]
+    mixtures = F.normalize(torch.randn(channels, channels, device=made.device), dim=1)
     for features in (made, true):
+        mixed = F.conv2d(features, mixtures[..., None, None].to(features.dtype))
+        features = torch.cat([features, mixed], dim=1)
         mean, square = (torch.einsum("bchw,bkhw->bkc", x, shares) for x in (features, features**2))
         moments.append((mean, (square - mean**2).clamp_min(1e-6).sqrt()))
     for mine, theirs in zip(*moments, strict=True):

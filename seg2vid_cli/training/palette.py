@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.label_unet import LabelUNet, Palette
+from seg2vid_cli.networks.label_unet import LOOKS, SHADES, LabelUNet, Palette, along
 from seg2vid_cli.palette import find_places, mean_colours
 from seg2vid_cli.pipeline import to_uint8
 from seg2vid_cli.sketch import sketch_edges
@@ -19,51 +19,101 @@ from seg2vid_cli.training import data
 NAME = "palette"
 ZOOM = (0.7, 1.0)
 CELL_PX = 4  # colours are measured in cells of so many pixels
-LEAST_SEEN = 60  # cells or pixels of a class in a picture, to say something of its colour
+LEAST_SEEN = 20  # cells or pixels of a class in a picture, to say something of its colour
 LEAST_PICTURES = 10
 RIDGE = 0.02
+SMOOTH = 0.5  # of the way between two points of a curve, a standard deviation
+SEEN_ENOUGH = 1.0  # pictures of about the same light, to say something of a class in it
 
 
 @torch.no_grad()
 def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: Tensor) -> None:
-    """Measure the colours that places have in real pictures, given their styles.
+    """Measure light, styles and the colours that places have in real pictures.
 
     Args:
         palette: To be filled.
-        planes: `(N, K, H, W)` one-hot.
+        planes: `(N, K, H, W)`, shares of the classes.
         colours: `(N, 3, H, W)`, of the places.
-        styles: `(N, style_size)`, as they will be drawn.
+        styles: `(N, style_size)`, of the pictures.
     """
     values = palette.measure(colours)
     counts = planes.sum((2, 3))
     there = counts > LEAST_SEEN
     means = torch.einsum("nkhw,nchw->nkc", planes, values) / counts.clamp_min(1)[..., None]
-    ones = torch.cat([torch.ones(len(styles), 1), styles.float()], dim=1)
     known = [k for k in range(planes.shape[1]) if there[:, k].sum() >= LEAST_PICTURES]
-    for train_id in known:
-        share = (counts[:, train_id].sqrt() * there[:, train_id])[:, None]
-        rows, wanted = ones * share, means[:, train_id] * share
+    shares = there[:, known].float()[..., None]
+    means = means[:, known]
+    # How light a picture is among all: by how much lighter than usual its classes are.
+    usual = (means * shares).sum(0) / shares.sum(0)
+    rank = _ranks(_in_common(means - usual, shares))
+    palette.looks.copy_(_curve(rank, styles, LOOKS))
+    rest = styles - _at(palette.looks, rank)
+    palette.around.copy_(_root(rest.T @ rest / len(rest)))
+    # Colours along that: what all classes have in common, then each class as far as it was seen.
+    lights = _curve(rank, _in_common(means - usual, shares), LOOKS)
+    curves = usual + lights[:, None]
+    for index in range(len(known)):
+        seen = shares[:, index, 0] > 0
+        apart = means[seen, index] - usual[index] - _at(lights, rank[seen])
+        kernel = _kernel(rank[seen], LOOKS)
+        curves[:, index] += kernel @ apart / (kernel.sum(1, keepdim=True) + SEEN_ENOUGH)
+    palette.usual[:, known] = curves
+    gaps = means - _at(curves, rank)
+    for index, train_id in enumerate(known):  # how colours go with what is left of the styles
+        share = counts[:, train_id].sqrt()[:, None] * shares[:, index]
+        rows, wanted = rest * share, gaps[:, index] * share
         # Few pictures say little of how style matters.
-        ridge = torch.eye(ones.shape[1]) * RIDGE * share.square().sum().clamp_min(1.0)
-        ridge[0, 0] = 1e-6
+        ridge = torch.eye(rows.shape[1]) * RIDGE * share.square().sum().clamp_min(1.0)
         solved = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ wanted).T
-        palette.means[train_id], palette.by_style[train_id] = solved[:, 0], solved[:, 1:]
-    usual = palette.means + torch.einsum("kcs,ns->nkc", palette.by_style, styles.float())
-    in_common = (there[..., None] * (means - usual))[:, known]
-    in_common = in_common.sum(1) / there[:, known].sum(1).clamp_min(1)[:, None]
+        palette.by_style[train_id] = solved
+        gaps[:, index] -= rest @ solved.T
+    in_common = _in_common(gaps, shares)
     palette.common.copy_(_root(in_common.T @ in_common / len(in_common)))
-    for train_id in known:
-        mean = usual[:, train_id] + in_common
-        apart = values - mean[:, :, None, None]
-        weight = planes[:, train_id] * there[:, train_id, None, None]
-        spread = torch.einsum("nhw,nchw,ndhw->cd", weight, apart, apart) / weight.sum()
-        palette.spreads[train_id], palette.known[train_id] = _root(spread), 1
+    for index, train_id in enumerate(known):
+        apart = values - (means[:, index] - gaps[:, index] + in_common)[:, :, None, None]
+        mine = (planes[:, train_id] > 0.5) & there[:, train_id, None, None]
+        own = apart.permute(0, 2, 3, 1)[mine]
+        rank_within = _ranks(own)
+        palette.shades[:, train_id] = _curve(rank_within, own, SHADES)
+        own = own - _at(palette.shades[:, train_id], rank_within)
+        palette.spreads[train_id], palette.known[train_id] = _root(own.T @ own / len(own)), 1
     for like, others in data.LOOKALIKES.items():  # few or none were seen of these
         for train_id in others:
             if palette.known[train_id]:
                 continue
-            for table in (palette.means, palette.by_style, palette.spreads, palette.known):
+            for table in (palette.by_style, palette.spreads, palette.known):
                 table[train_id] = table[like]
+            for curve in (palette.usual, palette.shades):
+                curve[:, train_id] = curve[:, like]
+
+
+def _in_common(values: Tensor, shares: Tensor) -> Tensor:
+    """Mean over the classes of a picture, `(N, K, 3)` to `(N, 3)`."""
+    return (values * shares).sum(1) / shares.sum(1).clamp_min(1)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """How light each of `(N, 3)` is among all, from 0 to 1."""
+    places = torch.empty(len(values))
+    places[values.mean(1).argsort(stable=True)] = torch.arange(float(len(values)))
+    return places / max(len(values) - 1, 1)
+
+
+def _kernel(rank: Tensor, points: int) -> Tensor:
+    """Weights of `(N,)` ranks for points that are evenly spread from 0 to 1, `(points, N)`."""
+    steps = (torch.linspace(0, 1, points)[:, None] - rank) * (points - 1)
+    return (-0.5 * (steps / SMOOTH).square()).exp()
+
+
+def _curve(rank: Tensor, values: Tensor, points: int) -> Tensor:
+    """Smooth mean of `(N, C)` along their ranks, `(points, C)`."""
+    kernel = _kernel(rank, points)
+    return kernel @ values / kernel.sum(1, keepdim=True)
+
+
+def _at(curve: Tensor, rank: Tensor) -> Tensor:
+    """A curve where the ranks are, `(points, ...)` to `(N, ...)`."""
+    return along(curve, torch.special.ndtri(rank.clamp(1e-4, 1 - 1e-4)))
 
 
 @torch.no_grad()
@@ -76,9 +126,9 @@ def give_palette(
 ) -> LabelUNet:
     """A trained generator with a palette, measured on real pictures and on its own.
 
-    How places of a class differ inside one picture, and how bright each class is, real pictures
-    say. How light and colours go with the style, the generator's own pictures say: which style a
-    real picture has is not known any more.
+    Which colours places have, and how light pictures are, real ones say. Which style goes with how
+    much light, the generator's own pictures say: which style a real picture has is not known any
+    more.
 
     Args:
         start: The generator.
@@ -114,14 +164,15 @@ def give_palette(
         tables["styles"].append(style)
     planes, real, painted, styles = (torch.cat(rows) for rows in tables.values())
     measure_palette(network.palette, planes, real, torch.zeros_like(styles))
+    # The darkest style belongs to the darkest light, and so on.
     by_style = Palette(planes.shape[1], start.config.style_size)
     measure_palette(by_style, planes, painted, styles)
-    network.palette.by_style.copy_(by_style.by_style)
-    network.palette.common.zero_()  # pictures differ in light, which is the style's
+    for name in ("looks", "around", "by_style"):
+        getattr(network.palette, name).copy_(getattr(by_style, name))
     return network
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """What standard normal numbers are multiplied with to have a covariance `(3, 3)`."""
-    root: Tensor = torch.linalg.cholesky(covariance + 1e-5 * torch.eye(3))
+    """What standard normal numbers are multiplied with to have a covariance `(C, C)`."""
+    root: Tensor = torch.linalg.cholesky(covariance + 1e-5 * torch.eye(len(covariance)))
     return root

@@ -18,7 +18,7 @@ al., CVPR 2017) for how the other one reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ from seg2vid_cli.weights.load import config_from_dict
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
-READ_WEIGHT = 2.0
+READ_WEIGHT = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,22 +151,42 @@ def begin_with_vgg(path: Path) -> VggReader:
     return network
 
 
-def perceptual_losses(
-    network: PerceptualNetwork | VggReader,
-    made: Tensor,
-    real: Tensor,
-    ids: Tensor,
-    weights: Tensor,
-    *,
-    planes: Tensor,
-    follows: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """How far painted pictures look from real ones, and from what they should show.
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a perceptual network makes of painted and of real pictures of the same places.
+
+    Args:
+        made: The painted pictures `(B, 3, H, W)`, then the network's features of them.
+        real: The same of the real ones, without gradients.
+        logits: `(B, classes, h, w)`, of the painted ones.
+    """
+
+    made: Sequence[Tensor]
+    real: Sequence[Tensor]
+    logits: Tensor
+
+
+def look_at(network: PerceptualNetwork | VggReader, made: Tensor, real: Tensor) -> Seen:
+    """Show painted and real pictures to a network.
 
     Args:
         network: Frozen.
         made: `(B, 3, H, W)` in [0, 1].
         real: The same places.
+    """
+    *painted, logits = network.features(made)
+    with torch.no_grad():
+        *true, _ = network.features(real.to(made.dtype))
+    return Seen(made=[made, *painted], real=[real, *true], logits=logits)
+
+
+def perceptual_losses(
+    seen: Seen, ids: Tensor, weights: Tensor, *, planes: Tensor, follows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How far painted pictures look from real ones, and from what they should show.
+
+    Args:
+        seen: Both, as a perceptual network sees them.
         ids: `(B, H / 2, W / 2)` classes, 0-18 and 19 = unlabelled: only such as the network was
             trained on, since of others it says nothing but that they are not there.
         weights: Of the classes, `(19,)` or more.
@@ -177,16 +197,13 @@ def perceptual_losses(
         Mean difference of colours and features, relative to their size in the real pictures;
         weighted cross-entropy.
     """
-    *painted, logits = network.features(made)
-    with torch.no_grad():
-        *true, _ = network.features(real.to(made.dtype))
     # The pictures themselves come first: contrasts and colours of a class are textures, too.
     apart = [
         compare(a.float(), b.float(), planes, follows).mean() / b.float().mean().clamp_min(1e-3)
-        for a, b in zip([made, *painted], [real, *true], strict=True)
+        for a, b in zip(seen.made, seen.real, strict=True)
     ]
     logits = F.interpolate(
-        logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
+        seen.logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
     )
     weights = weights[: logits.shape[1]]
     wrong = F.cross_entropy(logits, ids, weights, ignore_index=UNLABELLED, reduction="sum")

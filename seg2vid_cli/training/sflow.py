@@ -44,18 +44,20 @@ from seg2vid_cli.training.first_frame import (
     STYLE_SIZE,
     WARM_UP,
     ZOOM,
-    PatchJudge,
-    Scene,
     StyleEncoder,
     check_size,
-    class_weights,
     cut_window,
-    draw_colour_change,
     draw_style,
     forget_statistics,
     generator_config,
-    halve,
     match_styles,
+)
+from seg2vid_cli.training.judges import (
+    PatchJudge,
+    Scene,
+    class_weights,
+    draw_colour_change,
+    halve,
 )
 from seg2vid_cli.training.loop import grid_picture
 from seg2vid_cli.training.losses import kl_to_normal, masked_mean
