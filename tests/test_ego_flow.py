@@ -306,6 +306,20 @@ class TestNetwork:
         change[20:40, 30:60] = 0
         assert change.max() == 0
 
+    @pytest.mark.parametrize("train_id", [11, CAR])
+    def test_borders_of_objects_go_with_them(self, train_id):
+        """Half of a cell at a border shows something else, and yet the object stays in one piece."""
+        made, (frame, planes) = network(), street()
+        planes[:, 0, 20:40, 30:60], planes[:, train_id, 20:40, 30:60] = 0, 1
+        planes[:, 0, 20:40, 57:60], planes[:, train_id, 20:40, 57:60] = 0.4, 0.6
+        planes[:, 0, 20:40, 60:62], planes[:, train_id, 20:40, 60:62] = 0.6, 0.4
+        velocity = made(frame, planes, torch.randn(1, 1, CONFIG.latent_size)).velocity
+        mine = velocity[..., 20:40, 30:60].flatten(2)
+        assert mine.abs().min() > 1e-5
+        torch.testing.assert_close(mine, mine[..., :1].expand_as(mine))
+        velocity[..., 20:40, 30:60] = 0
+        assert velocity.abs().max() == 0
+
     def test_the_first_latent_is_the_speed(self):
         made, (frame, planes) = network(), street()
         scene = made.read(frame.expand(3, -1, -1, -1), planes.expand(3, -1, -1, -1))

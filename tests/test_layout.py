@@ -13,6 +13,7 @@ from seg2vid_cli.networks.layout import (
     put_on_ground,
     sit_upright,
     stand_upright,
+    which_vehicle,
     who_is_who,
 )
 
@@ -52,10 +53,11 @@ class TestUpright:
 
     def test_everybody_goes_as_a_whole(self):
         classes, everybody = self.people()
-        classes[..., 50:60, 20:30] = 13  # a car may be a row of cars
+        classes[..., 40:60, 20:30] = classes[..., 30:50, 30:34] = 13
         values = torch.rand(1, 2, H, W)
-        made = move_as_one(values, classes, who_is_who(classes))
-        for one in everybody:
+        owners = which_vehicle(torch.full((1, 1, H, W), 0.2), classes, who_is_who(classes))
+        made = move_as_one(values, classes, owners)
+        for one in (*everybody, classes == 13):
             mine, was = (v[one.expand_as(v)].view(2, -1) for v in (made, values))
             torch.testing.assert_close(mine, was.mean(1, keepdim=True).expand_as(mine))
             made[one.expand_as(made)] = values[one.expand_as(values)]
@@ -72,6 +74,19 @@ class TestUpright:
         gradient = values.grad[0, 0][walker[0, 0]]
         torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / len(gradient)))
 
+    def test_cars_that_touch_but_are_not_equally_near_go_their_own_ways(self):
+        classes = torch.zeros(2, 1, H, W, dtype=torch.long)
+        classes[..., 20:40, 20:60] = 13
+        classes[..., 20:45, 50:60] = 14  # a lorry
+        classes[1, ..., 20:40, 90:100] = 13  # and one that touches neither
+        nearness = 0.2 + 0.002 * torch.arange(W).expand(2, 1, H, W)  # seen from its corner
+        nearness = torch.where(torch.arange(W) < 35, 0.5 * nearness, nearness)
+        owners = which_vehicle(nearness, classes, who_is_who(classes)).view(2, H, W)
+        groups = [owners[0, 30, 20:35], owners[0, 30, 35:50], owners[0, 20:45, 50:60].flatten()]
+        assert all(len(group.unique()) == 1 for group in groups)
+        assert len(torch.cat(groups).unique()) == 3
+        assert len(owners[1, 20:45][classes[1, 0, 20:45] != 0].unique()) == 4
+
     def test_a_rider_is_as_near_as_the_bicycle(self):
         classes, _ = self.people()
         nearness = 0.1 + 0.1 * torch.rand(1, 1, H, W)
@@ -85,8 +100,8 @@ class TestUpright:
         assert torch.equal(sit_upright(nearness, classes, who_is_who(classes)), nearness)
 
     def test_nobody_is_no_trouble(self):
-        values, classes = torch.rand(2, 1, H, W), torch.full((2, 1, H, W), 13)
-        owners = who_is_who(classes)
+        values, classes = torch.rand(2, 1, H, W), torch.full((2, 1, H, W), 2)
+        owners = which_vehicle(values, classes, who_is_who(classes))
         assert torch.equal(move_as_one(values, classes, owners), values)
         assert torch.equal(sit_upright(values, classes, owners), values)
 

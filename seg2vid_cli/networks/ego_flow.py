@@ -24,11 +24,13 @@ from seg2vid_cli.networks.layout import (
     PLACES,
     lie_flat,
     move_as_one,
+    objects,
     places,
     put_on_ground,
     sit_upright,
     stand_upright,
     things,
+    which_vehicle,
     who_is_who,
 )
 
@@ -108,8 +110,8 @@ class Scene:
         features: `(B, C, H/8, W/8)`, for the objects.
         objects: `(B, 1, H, W)` in [0, 1], share of object classes.
         classes: `(B, 1, H, W)`, the class that has the largest share.
-        owners: `(B, 1, H * W)`, whose pixels those of people and of what they ride are, see
-            `who_is_who`.
+        owners: `(B, 1, H * W)`, whose pixels those of objects are, see `who_is_who` and
+            `which_vehicle`.
     """
 
     nearness: Tensor
@@ -302,6 +304,7 @@ class EgoFlow(nn.Module):
         nearness = put_on_ground(lie_flat(nearness, classes), classes)
         nearness = stand_upright(nearness, classes)
         nearness = sit_upright(nearness, classes, owners)
+        owners = which_vehicle(nearness.detach(), classes, owners)
         objects = planes[:, OBJECTS].sum(1, keepdim=True).float()
         pace, bend = self.expect(class_shares(planes))
         return Scene(
@@ -379,7 +382,8 @@ class EgoFlow(nn.Module):
             velocity, size=scene.objects.shape[-2:], mode="bilinear", align_corners=False
         )
         upright = stand_upright(full.float(), scene.classes)
-        return move_as_one(upright, scene.classes, scene.owners) * scene.objects
+        # By its class, not by its share: a leg that fills half of a cell goes with its body.
+        return move_as_one(upright, scene.classes, scene.owners) * objects(scene.classes)
 
 
 def straight_on(speed: Tensor, num_frames: int) -> Tensor:

@@ -29,6 +29,7 @@ BESIDE_PX = 4
 WIDEST_PX = 24  # from a foot to what stands on it
 REACH_STEPS = 24  # of `BESIDE_PX` to either side: as wide as anybody; a crowd need not be one
 ROW_STEP = 1.25  # how many times nearer a part of a vehicle may be than the ground below it says
+ONE_VEHICLE = 0.1  # share by which its parts may be nearer than each other, in `BESIDE_PX`
 LEVELLED = 2  # times that neighbours in a thing come nearer to each other
 LEAST_FLAT = 0.015  # share of the picture: less of it says nothing
 EVEN = 0.15  # natural logarithm of how far flat ground may be from a plane
@@ -114,20 +115,22 @@ def stand_upright(values: Tensor, classes: Tensor) -> Tensor:
 def move_as_one(values: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
     """Let everybody go as a whole, and riders with what they ride, or legs would part in the end.
 
+    Vehicles too, which would be stretched.
+
     Args:
         values: `(B, C, H, W)`.
         classes: `(B, 1, H, W)`, whole numbers.
-        owners: From `who_is_who`.
+        owners: From `who_is_who` and `which_vehicle`.
 
     Returns:
-        `values`, but for people and riders the mean of each one, or of a group that touches.
+        `values`, but for objects the mean of each one, or of a group that touches.
     """
-    people = among(classes, (PERSON, *RIDDEN))
+    whole = objects(classes)
     counts = torch.zeros_like(values[:, :1]).flatten(2)
-    counts = counts.scatter_add(2, owners, people.flatten(2).to(values.dtype)).clamp_min(1)
+    counts = counts.scatter_add(2, owners, whole.flatten(2).to(values.dtype)).clamp_min(1)
     owners = owners.expand(-1, values.shape[1], -1)
-    means = (_sums((values * people).flatten(2), owners) / counts).gather(2, owners)
-    return torch.where(people, means.view_as(values), values)
+    means = (_sums((values * whole).flatten(2), owners) / counts).gather(2, owners)
+    return torch.where(whole, means.view_as(values), values)
 
 
 def sit_upright(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
@@ -170,6 +173,39 @@ def who_is_who(classes: Tensor) -> Tensor:
             break
         number = larger
     return (number - 1).clamp_min(0).long().flatten(2)
+
+
+def which_vehicle(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
+    """Whose pixels those of vehicles are: what touches and is equally near is one.
+
+    Args:
+        nearness: `(B, 1, H, W)`, the same in every column's run of a vehicle.
+        classes: `(B, 1, H, W)`, whole numbers.
+        owners: From `who_is_who`.
+
+    Returns:
+        As `owners`, for vehicles too.
+    """
+    vehicles, runs = among(classes, VEHICLES), _runs(classes)
+    number = torch.arange(1.0, vehicles[0].numel() + 1, device=classes.device)
+    number = number.view_as(vehicles[0]) * vehicles
+    number = torch.zeros_like(number).scatter_reduce(2, runs, number, "amax").gather(2, runs)
+    number = number * vehicles
+    alike = [
+        same & vehicles & ((there - nearness).abs() < ONE_VEHICLE * nearness)
+        for same, there in zip(_alike(classes), _shifted(nearness), strict=True)
+    ]
+    for _ in range(classes.shape[-1] if vehicles.any() else 0):  # the largest number of all spreads
+        larger = number
+        for there, same in zip(_shifted(number), alike, strict=True):
+            larger = torch.maximum(larger, there * same)
+        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
+        larger = larger * vehicles
+        if torch.equal(larger, number):
+            break
+        number = larger
+    own = (number - 1).clamp_min(0).long().flatten(2)
+    return torch.where(vehicles.flatten(2), own, owners)
 
 
 def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
@@ -243,6 +279,11 @@ def among(classes: Tensor, kinds: Sequence[int]) -> Tensor:
 def things(classes: Tensor) -> Tensor:
     """Which pixels belong to poles, lights, signs and objects, `(B, 1, H, W)`."""
     return among(classes, UPRIGHT)
+
+
+def objects(classes: Tensor) -> Tensor:
+    """Which pixels belong to what may move by itself, `(B, 1, H, W)`."""
+    return among(classes, range(OBJECTS.start, OBJECTS.stop))
 
 
 def _alike(classes: Tensor) -> list[Tensor]:
