@@ -38,7 +38,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AREA_TOLERANCE = 0.02
 MIDDLE = 0.5  # of colours, where none is known
 FAINT = 0.03  # colours are compared as if all were so much brighter
-MOST_GAIN = 3.0
+MOST_GAIN, LEAST_GAIN = 2.0, 1 / 3  # much stronger, and dark textures become white ones
 SHOULDER = 0.8  # brighter than that, colours are pressed together instead of cut off
 
 FirstFrameNetwork = LabelUNet | GlobalGenerator | LocalEnhancer
@@ -111,7 +111,8 @@ def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:
     """
     means = place_means(frame, places, len(colours))
     gains = (colours.cpu().double() + FAINT) / (means + FAINT)
-    gains = gains.clamp(1 / MOST_GAIN, MOST_GAIN).nan_to_num(1.0).float().to(frame.device)
+    gains = gains * (MOST_GAIN / gains.amax(1, keepdim=True)).clamp_max(1)  # in the same hue
+    gains = gains.clamp_min(LEAST_GAIN).nan_to_num(1.0).float().to(frame.device)
     brought = frame * gains[places].permute(2, 0, 1)[None]
     bright = SHOULDER + (1 - SHOULDER) * ((brought - SHOULDER) / (1 - SHOULDER)).tanh()
     return torch.where(brought > SHOULDER, bright, brought)

@@ -308,7 +308,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("train_id", [11, CAR])
     def test_borders_of_objects_go_with_them(self, train_id):
-        """Half of a cell at a border shows something else, and yet the object stays in one piece."""
+        """A cell at a border shows something else too, and yet the object stays in one piece."""
         made, (frame, planes) = network(), street()
         planes[:, 0, 20:40, 30:60], planes[:, train_id, 20:40, 30:60] = 0, 1
         planes[:, 0, 20:40, 57:60], planes[:, train_id, 20:40, 57:60] = 0.4, 0.6

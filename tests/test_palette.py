@@ -271,7 +271,7 @@ class TestPalette:
         drawn = palette(torch.zeros(1), plain, classes, torch.zeros(3, 4))
         assert drawn[0].isfinite().all()
         assert drawn[1].isnan().all()
-        frame, places = torch.full((1, 3, 4, 8), 0.2), torch.zeros(4, 8, dtype=torch.long)
+        frame, places = torch.full((1, 3, 4, 8), 0.3), torch.zeros(4, 8, dtype=torch.long)
         places[:, 4:] = 1
         matched = match_colours(frame, places, drawn)
         assert torch.equal(matched[..., 4:], frame[..., 4:])
@@ -293,6 +293,13 @@ class TestMatching:
             torch.testing.assert_close(mean, colour, rtol=0, atol=0.025)
         again = match_colours(frame, self.places(), colours)
         assert torch.equal(matched, again)
+
+    def test_what_is_much_too_dark_is_brightened_in_its_hue_as_far_as_its_texture_bears(self):
+        frame = torch.full((1, 3, 8, 16), 0.07)
+        colours = torch.tensor([[0.67, 0.57, 0.37], [0.02, 0.02, 0.02]])
+        matched = match_colours(frame, self.places(), colours)
+        torch.testing.assert_close(matched[0, :, 0, 0], 0.14 * colours[0].add(0.03) / 0.7)
+        torch.testing.assert_close(matched[0, :, 0, 15], torch.full((3,), 0.035))
 
     def test_nothing_is_cut_off_or_made_out_of_nothing(self):
         frame = torch.rand(1, 3, 8, 16)
