@@ -21,7 +21,7 @@ from seg2vid_cli.device import Compute
 from seg2vid_cli.errors import InputError
 from seg2vid_cli.label_sets import NUM_CLASSES
 from seg2vid_cli.labels import LabelMap, instance_edges, pad_labels, padded_size
-from seg2vid_cli.networks.label_unet import LabelUNet
+from seg2vid_cli.networks.label_unet import LabelUNet, LabelUNetConfig
 from seg2vid_cli.networks.pix2pixhd import (
     GlobalConfig,
     GlobalGenerator,
@@ -37,6 +37,7 @@ PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 AREA_TOLERANCE = 0.02
 MIDDLE = 0.5  # of colours, where none is known
+LEAST_SHARE = 1e-3  # of pictures that are darker, so that the number stays finite
 FAINT = 0.03  # colours are compared as if all were so much brighter
 MOST_GAIN, LEAST_GAIN = 2.0, 1 / 3  # much stronger, and dark textures become white ones
 SHOULDER = 0.8  # brighter than that, colours are pressed together instead of cut off
@@ -82,7 +83,7 @@ def paint_first_frame(
         return plain
     assert places is not None
     where = torch.from_numpy(places).to(compute.device)
-    light = sample.draw((1,), part="appearance", purpose="light").to(compute.device)
+    light = _light(sample).to(compute.device)
     style = style.to(compute.device)
     ids = planes[0, :NUM_CLASSES].argmax(0).cpu().numpy().astype(np.uint8)
     classes = torch.from_numpy(classes_of(places, ids).astype(np.int64)).to(compute.device)
@@ -96,6 +97,32 @@ def paint_first_frame(
     with compute.run():
         frame: Tensor = network(planes, palette.draw_style(light, style), noise).float()
     return match_colours(frame, where, colours)
+
+
+def _light(sample: Sample) -> Tensor:
+    """How light a picture is among all, as a standard normal number: chosen, or drawn."""
+    if sample.light is None:
+        return sample.draw((1,), part="appearance", purpose="light")
+    share = torch.tensor([sample.light]).clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    chosen: Tensor = torch.special.ndtri(share)
+    return chosen
+
+
+def check_light(config: object, name: str) -> None:
+    """Make sure that a generator can be told how light its picture should be.
+
+    Args:
+        config: Of its network.
+        name: Of the weights, for the message.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not (isinstance(config, LabelUNetConfig) and (config.palette or config.colour_planes)):
+        raise InputError(
+            f"weights '{name}' cannot be told how light a picture should be",
+            hint="leave out --light, or use other weights, such as street",
+        )
 
 
 def match_colours(frame: Tensor, places: Tensor, colours: Tensor) -> Tensor:

@@ -335,6 +335,7 @@ def generate_samples(
     if picture_path:
         picture = read_picture(picture_path, size_hw=size, any_aspect=no_map)
         picture_sha256 = hashlib.sha256(picture_path.read_bytes()).hexdigest()
+        samples = [replace(sample, light=None) for sample in samples]  # that of a painted one
     first_clip = pipeline.generate(
         labels,
         sample=samples[0],
@@ -789,6 +790,7 @@ def _page_clip(clip: Clip, target: Outputs, sample: Sample) -> PageClip:
                 for part, share in recipe.shares.items()
             },
             "motion scale": f"{recipe.motion_scale:g}",
+            **({} if recipe.light is None else {"light": f"{recipe.light:g}"}),
             "size": f"{recipe.size[0]}x{recipe.size[1]}",
             "length": f"{recipe.frames} frames at {recipe.fps:g} fps",
             "weights": recipe.weights,

@@ -21,6 +21,7 @@ from seg2vid_cli.edges import check_variety, detect_edges
 from seg2vid_cli.errors import InputError, ShapeError
 from seg2vid_cli.first_frame import (
     FirstFrameNetwork,
+    check_light,
     paint_first_frame,
     paint_scene,
     picture_to_tensor,
@@ -316,6 +317,11 @@ class Pipeline:
         check_variety(edge_variety)
         if picture is None:
             self.bundle.require("first_frame")
+            if sample.light is not None:
+                name = self.first_frame_weights or self.bundle.name
+                check_light(self.bundle.stages["first_frame"].config, name)
+        else:
+            sample = replace(sample, light=None)
         self.check_edges(edges is not None, starts_from_picture=picture is not None)
         if frames > 1:
             self.bundle.require("motion", "refine")

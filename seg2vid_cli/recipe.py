@@ -31,6 +31,7 @@ OF_FIRST_CLIPS: Mapping[str, Any] = {
     "motion_scale": 1.0,
     "edges_png": None,
     "edge_variety": 0.0,
+    "light": None,
 }
 _PLACES = np.array([1 << 16, 1 << 8, 1], np.int32)
 
@@ -69,6 +70,7 @@ class Recipe:
         edges_png: Edges that guided the first frame, as PNG in base64 at the clip's size; None
             without.
         edge_variety: How far the mix of detected edges was from the learnt one, 0 to 2.
+        light: How light the first frame was asked to be, 0 to 1; None where it was drawn.
     """
 
     tool: str
@@ -96,6 +98,7 @@ class Recipe:
     first_frame_sha256: str | None
     edges_png: str | None = None
     edge_variety: float = 0.0
+    light: float | None = None
 
     @property
     def sample(self) -> Sample:
@@ -231,6 +234,7 @@ def _has_types(data: Mapping[str, Any]) -> bool:
             for name in ("fps", "quality", "motion_scale", "edge_variety")
         )
         and type(data["to_seed"]) in (int, type(None))
+        and type(data["light"]) in (int, float, type(None))
         and all(
             isinstance(data[name], dict) and all(type(v) in kinds for v in data[name].values())
             for name, kinds in (("variants", (int,)), ("shares", (int, float)))

@@ -37,6 +37,8 @@ class Sample:
         to_seed: Seed at the other end, where the sample lies between two seeds.
         shares: For each part how far it is on the way to `to_seed`, from 0 to 1.
         motion_scale: Factor on the length of all flows.
+        light: How light the first frame is among those that its weights learnt from, from 0 to 1;
+            None to draw it.
 
     Raises:
         InputError: A number out of range.
@@ -48,6 +50,7 @@ class Sample:
     to_seed: int | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     motion_scale: float = 1.0
+    light: float | None = None
 
     def __post_init__(self) -> None:
         numbers: list[tuple[str, Any, int]] = [
@@ -73,6 +76,11 @@ class Sample:
                 f"motion scale {self.motion_scale:g} is out of range",
                 hint=f"a number from 0 to {MAX_MOTION_SCALE:g}; 1 leaves the motion as it is",
             )
+        if self.light is not None and not 0 <= self.light <= 1:
+            raise InputError(
+                f"light {self.light:g} is out of range",
+                hint="a number from 0, as dark as any, to 1, as light as any",
+            )
         unknown = {*self.variants, *self.shares} - set(PARTS)
         if unknown:
             raise InputError(f"{min(unknown)}: no part of a sample", hint=f"use {', '.join(PARTS)}")
@@ -88,7 +96,8 @@ class Sample:
     def key(self, part: Part) -> tuple[object, ...]:
         """Two samples with equal keys draw the same numbers for this part."""
         share = self.share_of(part)
-        return self.seed, self.variant_of(part), share, self.to_seed if share else None
+        light = self.light if part == "appearance" else None
+        return self.seed, self.variant_of(part), share, self.to_seed if share else None, light
 
     def draw(self, shape: tuple[int, ...], *, part: Part, purpose: str, even: int = 0) -> Tensor:
         """Standard normal numbers for a part, float32 on the CPU; see `draw_normal`.
@@ -150,6 +159,7 @@ def plan_samples(
     vary_motion: VaryMotion = "both",
     to_seed: int | None = None,
     motion_scale: float = 1.0,
+    light: float | None = None,
     base: Sample | None = None,
 ) -> list[Sample]:
     """Plan samples that share what does not vary.
@@ -162,7 +172,8 @@ def plan_samples(
         vary_motion: Where motion varies: the camera's part, the objects', or both.
         to_seed: Go from `seed` to this one in equal steps, instead of counting variants.
         motion_scale: See `Sample`.
-        base: The first sample, instead of `seed`, `variant` and `motion_scale`.
+        light: See `Sample`.
+        base: The first sample, instead of `seed`, `variant`, `motion_scale` and `light`.
 
     Raises:
         InputError: A number out of range, or words that are unknown or do not go together.
@@ -174,7 +185,7 @@ def plan_samples(
         raise InputError(
             "whose motion varies is of no use where only the look does", hint="use --vary motion"
         )
-    base = base or Sample(seed=seed, variant=variant, motion_scale=motion_scale)
+    base = base or Sample(seed=seed, variant=variant, motion_scale=motion_scale, light=light)
     most = MAX_VARIANT - base.variant + 1
     if not 1 <= count <= most:
         raise InputError(f"{count} samples are out of range", hint=f"use 1 to {most}")

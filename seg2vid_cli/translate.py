@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from seg2vid_cli import __version__
 from seg2vid_cli.edges import Guide, GuideKind, check_kind, check_variety, read_guide
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.first_frame import PICTURE_EXTENSIONS
+from seg2vid_cli.first_frame import PICTURE_EXTENSIONS, check_light
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LABEL_EXTENSIONS, LabelMap, read_labels
 from seg2vid_cli.numbered import find_gap, list_files, match_files
@@ -157,6 +157,7 @@ class TranslationReport:
             "seed": self.sample.seed,
             "variant": self.sample.variant,
             "edge_variety": self.edge_variety,
+            "light": self.sample.light,
             "device": self.device,
             "precision": self.precision,
             "seconds": round(self.seconds, 3),
@@ -418,13 +419,15 @@ def translate(
             hint="name others with --weights; seg2vid weights list shows the stages",
         )
     pipeline.check_edges(bool(plan.guides), option="--weights")
+    name = pipeline.first_frame_weights or pipeline.bundle.name
+    if sample.light is not None:
+        check_light(pipeline.bundle.stages["first_frame"].config, name)
     edge_variety = edge_variety if plan.guides else 0.0
     rate = fps or pipeline.bundle.fps or DEFAULT_FPS
     for path in (plan.output, plan.panel):
         if path is not None:
             check_fps(path, rate)
     size = plan_size(plan.size_hw, pipeline.bundle.size_hw, room_hw=size_hw, fit=fit)
-    name = pipeline.first_frame_weights or pipeline.bundle.name
     metadata = {
         "tool": TOOL,
         "version": __version__,
@@ -434,6 +437,7 @@ def translate(
         "variant": sample.variant,
         "edges": bool(plan.guides),
         "edge_variety": edge_variety,
+        "light": sample.light,
     }
     shown = set(choose_frames(len(plan), PREVIEW_FRAMES)) if plan.preview else set()
     sheet: list[tuple[int, NDArray[np.uint8]]] = []

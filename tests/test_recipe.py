@@ -82,6 +82,7 @@ def test_a_recipe_holds_everything_that_decides_the_pixels(pipeline, labels, tin
         "first_frame_sha256": None,
         "edges_png": None,
         "edge_variety": 0.0,
+        "light": None,
     }
 
 
@@ -105,7 +106,7 @@ def test_a_recipe_holds_what_a_clip_is_drawn_from(tmp_path, pipeline, labels, se
 
 def test_a_first_clip_that_knows_no_parts_is_drawn_from_its_seed_alone(tmp_path, recipe):
     data = recipe.to_dict()
-    for name in ("variants", "to_seed", "shares", "motion_scale"):
+    for name in ("variants", "to_seed", "shares", "motion_scale", "light"):
         del data[name]
     read = read_recipe(write(tmp_path / "clip.mp4", data))
     assert read == recipe
@@ -128,6 +129,8 @@ def test_a_first_clip_that_knows_no_parts_is_drawn_from_its_seed_alone(tmp_path,
         {"motion_scale": None},
         {"motion_scale": "1"},
         {"motion_scale": True},
+        {"light": "0.5"},
+        {"light": True},
     ],
     ids=str,
 )

@@ -223,6 +223,20 @@ def test_a_motion_scale_out_of_range_is_refused(scale):
         assert Sample(motion_scale=good).motion_scale == good
 
 
+@pytest.mark.parametrize("light", [-0.01, 1.01, float("nan"), float("inf")])
+def test_light_out_of_range_is_refused(light):
+    with pytest.raises(InputError, match=f"light {light:g} is out of range") as caught:
+        Sample(light=light)
+    assert caught.value.hint == "a number from 0, as dark as any, to 1, as light as any"
+
+
+def test_light_is_part_of_the_look_alone():
+    dark, light = Sample(light=0.0), Sample(light=1)
+    assert dark.key("appearance") != light.key("appearance") != Sample().key("appearance")
+    assert dark.key("background") == Sample().key("background")
+    assert [s.light for s in plan_samples(3, light=0.25)] == [0.25] * 3
+
+
 @pytest.mark.parametrize("values", [{"variants": {"sound": 1}}, {"shares": {"sound": 1}}], ids=str)
 def test_a_sample_has_three_parts(values):
     with pytest.raises(InputError, match="sound: no part of a sample") as caught:

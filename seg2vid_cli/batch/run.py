@@ -21,6 +21,7 @@ from seg2vid_cli.batch.folders import (
 from seg2vid_cli.batch.jobs import EXTRAS, Job, Result, Stems, WorkSpec, output_names
 from seg2vid_cli.batch.manifest import Manifest, options_key
 from seg2vid_cli.errors import InputError
+from seg2vid_cli.first_frame import check_light
 from seg2vid_cli.label_sets import ENCODINGS, load_encoding
 from seg2vid_cli.labels import LABEL_EXTENSIONS
 from seg2vid_cli.pipeline import DEFAULT_FRAMES, check_settings
@@ -201,13 +202,15 @@ def _check_places(options: BatchOptions) -> None:
 
 
 def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> Bundle:
-    bundle, _, _ = open_mixed(
+    bundle, first_frame, _ = open_mixed(
         spec.weights,
         first_frame_weights=spec.first_frame_weights,
         motion_weights=spec.motion_weights,
         before_pull=before_pull,
     )
     bundle.require("first_frame")
+    if any(sample.light is not None for sample in spec.samples):
+        check_light(bundle.stages["first_frame"].config, first_frame or bundle.name)
     if spec.settings.get("frames", DEFAULT_FRAMES) != 1:
         bundle.require("motion", "refine")
     return bundle

@@ -90,6 +90,7 @@ def batch(
         float,
         typer.Option(metavar="FACTOR", help="0 to 4.", rich_help_panel=options.SAMPLE),
     ] = 1.0,
+    light: options.LightOption = None,
     frames: Annotated[
         int,
         typer.Option(metavar="N", help="Frames of each clip.", rich_help_panel=options.SAMPLE),
@@ -273,6 +274,7 @@ def batch(
                 vary=vary,  # type: ignore[arg-type]
                 vary_motion=vary_motion,  # type: ignore[arg-type]
                 motion_scale=motion_scale,
+                light=light,
             )
         ),
         settings=settings,

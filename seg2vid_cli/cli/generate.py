@@ -125,6 +125,7 @@ def generate(
             rich_help_panel=options.SAMPLE,
         ),
     ] = None,
+    light: options.LightOption = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -314,6 +315,11 @@ def generate(
         )
     # A clip to repeat may have edges of its own.
     options.check_edge_options(edges, edges_are, edge_variety if like is None else None)
+    if light is not None and first_frame is not None:
+        raise InputError(
+            "--light is for a first frame that is painted",
+            hint="leave out --light, or --first-frame",
+        )
     count = _count_samples(samples, to_seed, vary=vary, vary_motion=vary_motion, grid=grid)
 
     from seg2vid_cli.labels import read_labels  # cheap checks first; torch only after them
@@ -357,6 +363,7 @@ def generate(
         "seed": seed,
         "variant": variant,
         "motion_scale": motion_scale,
+        "light": light,
         "frames": frames,
         "fps": fps,
         "quality": quality,
@@ -393,7 +400,7 @@ def generate(
     )
     inputs = [path for path in (labels, instances, first_frame, edges, like) if path]
     settings = {name: choice.value for name, choice in choices.items()}
-    drawn = {name: settings.pop(name) for name in ("seed", "variant", "motion_scale")}
+    drawn = {name: settings.pop(name) for name in ("seed", "variant", "motion_scale", "light")}
     planned = plan_samples(
         1 if count is None else count,
         base=_base(recipe, drawn, seed=seed, variant=variant),
@@ -524,6 +531,7 @@ def _choose(
         "seed": 0,
         "variant": 0,
         "motion_scale": 1.0,
+        "light": None,
         "frames": DEFAULT_FRAMES,
         "fps": None,
         "quality": DEFAULT_QUALITY,
@@ -592,6 +600,7 @@ def _print_report(
             if recipe.motion_scale != 1
             else []
         ),
+        *([("light", f"{recipe.light:g} ({origin['light']})")] if recipe.light is not None else []),
         ("size", f"{width}x{height} ({origin['size_hw']}, {recipe.fit} {origin['fit']})"),
         (
             "length",

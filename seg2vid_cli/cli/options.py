@@ -55,6 +55,16 @@ EdgeVarietyOption = Annotated[
         rich_help_panel=SAMPLE,
     ),
 ]
+LightOption = Annotated[
+    float | None,
+    typer.Option(
+        "--light",
+        metavar="0-1",
+        help="How light the first frame is, from the darkest to the lightest that its weights "
+        "learnt from: 0.1 is dusk with street. [dim]\\[default: drawn with the look][/]",
+        rich_help_panel=SAMPLE,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON result on stdout.", rich_help_panel=OUTPUT),

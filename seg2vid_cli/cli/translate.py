@@ -71,6 +71,7 @@ def translate(
             rich_help_panel=options.SAMPLE,
         ),
     ] = 0,
+    light: options.LightOption = None,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -165,7 +166,7 @@ def translate(
             check_output(path)
             check_fps(path, fps)
     resolve_compute(device, precision)  # type: ignore[arg-type]
-    sample = Sample(seed=seed, variant=variant)
+    sample = Sample(seed=seed, variant=variant, light=light)
     with console.progress_bars(quiet=quiet or as_json) as progress:
         plan = plan_translation(
             labels,
