@@ -204,7 +204,8 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         visible = steepen(visibility)[:, None] * inside * ((carried - 0.25) / 0.5).clamp(0, 1)
         share = visible * left
         left = left - share
-        pictures = pictures + share * backward_warp(_many(keyframe.picture, count), flow)
+        seen_there = backward_warp(_many(keyframe.picture, count), flow, sharp=True)
+        pictures = pictures + share * seen_there
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
             own = _many(_things(keyframe.planes), count)

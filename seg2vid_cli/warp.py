@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from seg2vid_cli.errors import ShapeError
 
 
-def backward_warp(picture: Tensor, flow_px: Tensor) -> Tensor:
+def backward_warp(picture: Tensor, flow_px: Tensor, *, sharp: bool = False) -> Tensor:
     """Build each output pixel from the place in `picture` that `flow_px` points to.
 
     A zero flow returns the picture exactly.
@@ -17,9 +17,12 @@ def backward_warp(picture: Tensor, flow_px: Tensor) -> Tensor:
     Args:
         picture: `(B, C, H, W)`, any float type.
         flow_px: `(B, 2, H, W)` in pixels; channel 0 right, channel 1 down.
+        sharp: Between pixels by cubic convolution instead of linearly, which takes what is finest
+            away; for pictures in [0, 1].
 
     Returns:
-        `(B, C, H, W)` float32; what lies outside the picture counts as 0.
+        `(B, C, H, W)` float32; what lies outside the picture counts as 0, or, where `sharp`, as
+        the border does.
 
     Raises:
         ShapeError: B, H or W differ, or the flow has not two channels.
@@ -37,7 +40,14 @@ def backward_warp(picture: Tensor, flow_px: Tensor) -> Tensor:
         x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
         y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
         grid = torch.stack([x * (2 / (full_w - 1)) - 1, y * (2 / (full_h - 1)) - 1], dim=-1)
-        padded = F.pad(picture.float(), (0, full_w - width, 0, full_h - height))
+        missing = (0, full_w - width, 0, full_h - height)
+        if sharp:
+            padded = F.pad(picture.float(), missing, mode="replicate")
+            between = F.grid_sample(
+                padded, grid, mode="bicubic", padding_mode="border", align_corners=True
+            )
+            return between.clamp(0, 1)
+        padded = F.pad(picture.float(), missing)
         return F.grid_sample(
             padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True
         )

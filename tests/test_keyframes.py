@@ -323,6 +323,10 @@ class TestTravel:
     STEP = (0.05, 0.0, 0.1, 0.004, 0.002, 0.003)
 
     def test_two_passes_of_one_way_show_what_one_long_pass_does(self, picture):
+        # Smooth, since between pixels the two are not sampled alike.
+        picture = torch.nn.functional.interpolate(
+            picture[..., ::4, ::4], size=self.SIZE, mode="bicubic", align_corners=False
+        ).clamp(0, 1)
         plan = self.plan(self.STEP)
         (_, second), _ = self.drive([plan, plan], picture)
         frames = torch.arange(1.0, self.FRAMES + 1)[:, None]

@@ -148,3 +148,40 @@ def test_one_half_image_brings_the_middle_to_the_border():
     flow[:, 0] = 1.0
     warped = backward_warp(picture, half_images_to_px(flow))
     assert warped[0, 0, 1].tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 4]
+
+
+# ---- sharp --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 33)])
+def test_a_sharp_warp_by_nothing_is_the_picture(size):
+    picture = torch.rand(2, 3, *size)
+    assert torch.equal(backward_warp(picture, torch.zeros(2, 2, *size), sharp=True), picture)
+
+
+def test_a_sharp_warp_by_whole_pixels_moves_them_and_goes_on_with_the_border():
+    picture = torch.rand(1, 3, 12, 20)
+    flow = torch.zeros(1, 2, 12, 20)
+    flow[:, 0], flow[:, 1] = 3, -2
+    warped = backward_warp(picture, flow, sharp=True)
+    torch.testing.assert_close(warped[..., 2:, :-3], picture[..., :-2, 3:])
+    torch.testing.assert_close(warped[..., 2:, -1], picture[..., :-2, -1])
+    torch.testing.assert_close(warped[..., 0, :-3], picture[..., 0, 3:])
+
+
+def test_a_sharp_warp_keeps_more_of_what_is_fine():
+    x = torch.arange(64.0)
+    picture = (0.5 + 0.4 * torch.sin(2 * torch.pi * x / 4)).expand(1, 3, 8, 64)
+    flow = torch.zeros(1, 2, 8, 64)
+    flow[:, 0] = 0.5
+    wanted = 0.5 + 0.4 * torch.sin(2 * torch.pi * (x + 0.5) / 4)
+    plain, sharp = (backward_warp(picture, flow, sharp=kind) for kind in (False, True))
+    errors = [(w[0, 0, 4, 8:-8] - wanted[8:-8]).abs().max() for w in (plain, sharp)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_sharp_warp_stays_in_range():
+    picture = (torch.rand(1, 3, 16, 16) > 0.5).float()
+    warped = backward_warp(picture, torch.rand(1, 2, 16, 16), sharp=True)
+    assert warped.min() >= 0
+    assert warped.max() <= 1
