@@ -204,8 +204,9 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         visible = steepen(visibility)[:, None] * inside * ((carried - 0.25) / 0.5).clamp(0, 1)
         share = visible * left
         left = left - share
-        seen_there = backward_warp(_many(keyframe.picture, count), flow, sharp=True)
-        pictures = pictures + share * seen_there
+        plan, moving = keyframe.plan, course.scale * keyframe.plan.velocity
+        growths = camera_growth(plan.nearness, cameras, moving, moments)[0]
+        pictures = pictures + share * _sample(keyframe.picture, flow, growths)
         if planes.shape[1]:
             planes = planes + share[-1:] * backward_warp(keyframe.planes, flow[-1:])
             own = _many(_things(keyframe.planes), count)
@@ -218,8 +219,7 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
                 there = begins + backward_warp(forward, begins)
                 stays = backward_warp(staying, begins) > HALF  # else it is nowhere to be seen
                 from_source = from_source + keyframe.visible * stays * there
-        plan, end = keyframe.plan, (cameras[:, -1:], course.scale * keyframe.plan.velocity)
-        growth = camera_growth(plan.nearness, *end, moments[-1:])[:, 0]
+        growth = growths[-1:]
         memory = _both(memory, _remember(plan, growth, cameras[:, -1], flow, share, course))
         # What has become much larger goes on from a newer picture, which has been repaired.
         fine = (growth < HANDED_ON).float()
@@ -248,6 +248,22 @@ def _travel(keyframes: tuple[Keyframe, ...], motion: Motion, course: Course) -> 
         vehicles=_things(source.planes)[:, :1],
         memory=memory,
     )
+
+
+def _sample(picture: Tensor, flow_px: Tensor, growth: Tensor) -> Tensor:
+    """A keyframe's picture along flows, sharply where it is seen larger than it is.
+
+    Where it is not, sharp sampling would only make its noise stand out.
+
+    Args:
+        picture: `(1, C, H, W)`.
+        flow_px: `(T, 2, H, W)`.
+        growth: `(T, 1, H, W)`, how many times as large its places are seen.
+    """
+    pictures = _many(picture, len(flow_px))
+    plain = backward_warp(pictures, flow_px)
+    larger = (backward_warp(growth, flow_px) - 1) / (HANDED_ON - 1)
+    return plain.lerp(backward_warp(pictures, flow_px, sharp=True), larger.clamp(0, 1))
 
 
 def _lead(keyframe: Keyframe, scale: float) -> Tensor:

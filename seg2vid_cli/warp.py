@@ -31,6 +31,8 @@ def backward_warp(picture: Tensor, flow_px: Tensor, *, sharp: bool = False) -> T
     size = (picture.shape[0], 2, *picture.shape[-2:])
     if tuple(flow_px.shape) != size:
         raise ShapeError(f"flow is {tuple(flow_px.shape)}, the picture needs {size}")
+    if sharp and picture.device.type == "mps":  # it cannot sample so
+        return backward_warp(picture.cpu(), flow_px.cpu(), sharp=True).to(picture.device)
     height, width = picture.shape[-2:]
     # Zeros to the right and below, up to 2**k + 1: then scaling whole pixel numbers to [-1, 1] and
     # back, as grid_sample does, loses nothing, and a zero flow is the identity to the last bit.

@@ -14,8 +14,10 @@ from conftest import FLOW
 from test_cli_generate import save, scene, seg2vid
 from test_pipeline import with_stubs
 
+from seg2vid_cli import keyframes
 from seg2vid_cli.camera import FOCAL, path_at
 from seg2vid_cli.keyframes import (
+    HANDED_ON,
     HIDDEN_BELOW,
     SEEN_ABOVE,
     compose,
@@ -27,6 +29,7 @@ from seg2vid_cli.motion import Course, Motion, see_from
 from seg2vid_cli.networks.ego_flow import Plan
 from seg2vid_cli.pipeline import Pipeline
 from seg2vid_cli.video import read_frames
+from seg2vid_cli.warp import backward_warp
 
 SIZE = (24, 40)
 
@@ -419,3 +422,18 @@ class TestTravel:
         assert old.own[..., 4, 4] == 1
         middle = new.own[0, 0, 24:40, 38:44]
         assert middle.mean() > 0.8
+
+
+def test_pictures_are_sampled_sharply_where_they_are_seen_larger():
+    picture = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(5))
+    flow = torch.full((2, 2, 16, 24), 0.5)
+    growth = torch.ones(2, 1, 16, 24)
+    growth[..., 12:] = HANDED_ON
+    made = keyframes._sample(picture, flow, growth)
+    both = picture.expand(2, -1, -1, -1)
+    plain, sharp = (backward_warp(both, flow, sharp=kind) for kind in (False, True))
+    inside = np.s_[..., 1:-1, :]
+    torch.testing.assert_close(made[inside][..., :11], plain[inside][..., :11])
+    torch.testing.assert_close(made[inside][..., 12:-1], sharp[inside][..., 12:-1])
+    still = torch.zeros_like(flow)
+    assert torch.equal(keyframes._sample(picture, still, growth), both)
