@@ -86,3 +86,13 @@ def test_facts_about_the_weights_are_the_registry_s():
         assert megabytes < 20
         in_all += megabytes
     assert in_all < 40
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(p.relative_to(ROOT) for p in ROOT.glob("seg2vid_cli/weights/*/README.md")),
+    ids=str,
+)
+def test_no_blank_of_a_model_card_was_left_unfilled(path):
+    card = (ROOT / path).read_text(encoding="utf-8")
+    assert not re.findall(r"%\(\w*\)|\{\w*\}|TODO|XXX", card)

@@ -14,7 +14,7 @@ from seg2vid_cli.sample import Sample
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training.data import Pair
 from seg2vid_cli.training.first_frame import tell
-from seg2vid_cli.training.palette import give_palette, measure_palette
+from seg2vid_cli.training.palette import LEAST_PICTURES, give_palette, measure_palette
 
 ROAD, BUILDING, FENCE, TREE, SIGN, CAR, NOTHING = 0, 2, 4, 8, 7, 13, 19
 
@@ -253,6 +253,15 @@ class TestPalette:
         shades = palette.shades[:, CAR].std(0).square()
         own = (palette.spreads[CAR] @ palette.spreads[CAR].T).diagonal() + shades
         torch.testing.assert_close(own, torch.full((3,), 0.008), rtol=0.3, atol=0)
+
+    @pytest.mark.parametrize("count", [1, 2, 12])
+    def test_few_pictures_give_numbers_too(self, count):
+        planes = torch.zeros(count, 20, 8, 16)
+        planes[:, CAR] = 1
+        palette = Palette(20, 2)
+        measure_palette(palette, planes, torch.rand(count, 3, 8, 16), torch.randn(count, 2))
+        assert all(table.isfinite().all() for table in palette.state_dict().values())
+        assert palette.known[CAR] == (count >= LEAST_PICTURES)
 
     def test_classes_that_were_never_seen_take_after_those_that_look_alike(self):
         planes = torch.zeros(20, 20, 8, 16)

@@ -939,7 +939,7 @@ class TestJointStep:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
         assert (found - plain).abs().max() > 1e-3
 
-    @pytest.mark.parametrize("judge", first_frame.JUDGES)
+    @pytest.mark.parametrize("judge", judges.JUDGES)
     def test_both_kinds_of_judges_teach_both_sides(self, tiny_first_frame, pairs, judge):
         task = FirstFrameTask(pairs, size_hw=(64, 64), batch=2, judge=judge)
         task.progress = 0.5

@@ -686,6 +686,7 @@ def test_a_report_says_what_was_done(guided):
         "seed": 2,
         "variant": 1,
         "edge_variety": 0.0,
+        "light": None,
         "device": "cpu",
         "precision": "fp32",
     }

@@ -73,6 +73,8 @@ def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: T
         apart = values - (means[:, index] - gaps[:, index] + in_common)[:, :, None, None]
         mine = (planes[:, train_id] > 0.5) & there[:, train_id, None, None]
         own = apart.permute(0, 2, 3, 1)[mine]
+        if not len(own):
+            continue
         rank_within = _ranks(own)
         palette.shades[:, train_id] = _curve(rank_within, own, SHADES)
         own = own - _at(palette.shades[:, train_id], rank_within)
@@ -100,9 +102,13 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _kernel(rank: Tensor, points: int) -> Tensor:
-    """Weights of `(N,)` ranks for points that are evenly spread from 0 to 1, `(points, N)`."""
-    steps = (torch.linspace(0, 1, points)[:, None] - rank) * (points - 1)
-    return (-0.5 * (steps / SMOOTH).square()).exp()
+    """Weights of `(N,)` ranks for points that are evenly spread from 0 to 1, `(points, N)`.
+
+    The nearest has a weight of 1, however far from the point it is.
+    """
+    steps = (torch.linspace(0, 1, points)[:, None] - rank) * (points - 1) / SMOOTH
+    squares = steps.square()
+    return (-0.5 * (squares - squares.amin(1, keepdim=True))).exp()
 
 
 def _curve(rank: Tensor, values: Tensor, points: int) -> Tensor:
