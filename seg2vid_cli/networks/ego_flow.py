@@ -305,7 +305,6 @@ class EgoFlow(nn.Module):
         nearness = stand_upright(nearness, classes)
         nearness = sit_upright(nearness, classes, owners)
         owners = which_vehicle(nearness.detach(), classes, owners)
-        objects = planes[:, OBJECTS].sum(1, keepdim=True).float()
         pace, bend = self.expect(class_shares(planes))
         return Scene(
             nearness=nearness,
@@ -313,7 +312,7 @@ class EgoFlow(nn.Module):
             pace=pace,
             bend=bend,
             features=features,
-            objects=objects,
+            objects=planes[:, OBJECTS].sum(1, keepdim=True).float(),
             classes=classes,
             owners=owners,
         )

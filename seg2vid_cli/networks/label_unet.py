@@ -7,6 +7,7 @@ Discriminators and the style encoder belong to `seg2vid_cli.training`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -168,7 +169,8 @@ def along(curve: Tensor, number: Tensor) -> Tensor:
     Returns:
         `(B, ...)`.
     """
-    place = torch.special.ndtr(number.float()) * (len(curve) - 1)
+    share_below = 0.5 * (1 + torch.erf(number.float() / math.sqrt(2)))
+    place = share_below * (len(curve) - 1)
     below = place.floor().long().clamp(0, len(curve) - 2)
     share = (place - below).view(-1, *(1,) * (curve.ndim - 1))
     between: Tensor = curve[below].lerp(curve[below + 1], share)
