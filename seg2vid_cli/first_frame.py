@@ -108,17 +108,19 @@ def _light(sample: Sample) -> Tensor:
     return chosen
 
 
-def check_light(config: object, name: str) -> None:
+def check_light(light: float | None, config: object, name: str) -> None:
     """Make sure that a generator can be told how light its picture should be.
 
     Args:
+        light: As in `Sample`.
         config: Of its network.
         name: Of the weights, for the message.
 
     Raises:
         InputError: It cannot.
     """
-    if not (isinstance(config, LabelUNetConfig) and (config.palette or config.colour_planes)):
+    knows = isinstance(config, LabelUNetConfig) and (config.palette or config.colour_planes)
+    if light is not None and not knows:
         raise InputError(
             f"weights '{name}' cannot be told how light a picture should be",
             hint="leave out --light, or use other weights, such as street",

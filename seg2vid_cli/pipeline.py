@@ -317,9 +317,8 @@ class Pipeline:
         check_variety(edge_variety)
         if picture is None:
             self.bundle.require("first_frame")
-            if sample.light is not None:
-                name = self.first_frame_weights or self.bundle.name
-                check_light(self.bundle.stages["first_frame"].config, name)
+            name = self.first_frame_weights or self.bundle.name
+            check_light(sample.light, self.bundle.stages["first_frame"].config, name)
         else:
             sample = replace(sample, light=None)
         self.check_edges(edges is not None, starts_from_picture=picture is not None)

@@ -420,8 +420,7 @@ def translate(
         )
     pipeline.check_edges(bool(plan.guides), option="--weights")
     name = pipeline.first_frame_weights or pipeline.bundle.name
-    if sample.light is not None:
-        check_light(pipeline.bundle.stages["first_frame"].config, name)
+    check_light(sample.light, pipeline.bundle.stages["first_frame"].config, name)
     edge_variety = edge_variety if plan.guides else 0.0
     rate = fps or pipeline.bundle.fps or DEFAULT_FPS
     for path in (plan.output, plan.panel):

@@ -42,17 +42,12 @@ def backward_warp(picture: Tensor, flow_px: Tensor, *, sharp: bool = False) -> T
         x = torch.arange(width, device=flow.device, dtype=torch.float32) + flow[:, 0]
         y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
         grid = torch.stack([x * (2 / (full_w - 1)) - 1, y * (2 / (full_h - 1)) - 1], dim=-1)
-        missing = (0, full_w - width, 0, full_h - height)
-        if sharp:
-            padded = F.pad(picture.float(), missing, mode="replicate")
-            between = F.grid_sample(
-                padded, grid, mode="bicubic", padding_mode="border", align_corners=True
-            )
-            return between.clamp(0, 1)
-        padded = F.pad(picture.float(), missing)
-        return F.grid_sample(
-            padded, grid, mode="bilinear", padding_mode="zeros", align_corners=True
+        mode, beyond, outside = (
+            ("bicubic", "replicate", "border") if sharp else ("bilinear", "constant", "zeros")
         )
+        padded = F.pad(picture.float(), (0, full_w - width, 0, full_h - height), mode=beyond)
+        found = F.grid_sample(padded, grid, mode=mode, padding_mode=outside, align_corners=True)
+        return found.clamp(0, 1) if sharp else found
 
 
 def nearest_warp(values: Tensor, flow_px: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,11 +46,11 @@ from seg2vid_cli.networks.ego_flow import (
     class_shares,
     gain,
     go_on,
-    quantiles,
     steer,
     straight_on,
     take_rims,
 )
+from seg2vid_cli.networks.layers import quantiles
 from seg2vid_cli.networks.layout import PLACES
 from seg2vid_cli.networks.segmenter import LiteSegmenter, LiteSegmenterConfig
 from seg2vid_cli.training.clips import WORK_HW, DriveClip, MotionClips, collate

@@ -209,8 +209,9 @@ def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> B
         before_pull=before_pull,
     )
     bundle.require("first_frame")
-    if any(sample.light is not None for sample in spec.samples):
-        check_light(bundle.stages["first_frame"].config, first_frame or bundle.name)
+    for sample in spec.samples:
+        name = first_frame or bundle.name
+        check_light(sample.light, bundle.stages["first_frame"].config, name)
     if spec.settings.get("frames", DEFAULT_FRAMES) != 1:
         bundle.require("motion", "refine")
     return bundle

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seg2vid_cli.networks.efficientnet import EfficientNetLite, lite_widths
-from seg2vid_cli.networks.layers import ConvBlock
+from seg2vid_cli.networks.layers import ConvBlock, quantiles, share_below
 from seg2vid_cli.networks.layout import (
     OBJECTS,
     PLACES,
@@ -347,7 +347,7 @@ class EgoFlow(nn.Module):
         Returns:
             Speeds `(B, 1)` in camera heights per frame, and cameras `(B, T, 6)`, see `Plan`.
         """
-        shares = 0.5 * (1 + torch.erf(latents / math.sqrt(2)))
+        shares = share_below(latents)
         tables = torch.cat([self.speeds[None], self.turns[None], self.amounts]).float()
         share, turn, *amounts = quantiles(tables, shares).split(1, dim=1)
         speed = scene.pace * share
@@ -456,15 +456,6 @@ def turn_rate(bend: Tensor, turn: Tensor) -> Tensor:
 def gain(speed: Tensor, pace: Tensor) -> Tensor:
     """How much a camera at `speed` leaves the straight even path, `(B, 1, 1)`, 1 at `pace`."""
     return ((speed / pace + SLOW) / (1 + SLOW))[:, :, None]
-
-
-def quantiles(tables: Tensor, shares: Tensor) -> Tensor:
-    """Read tables of evenly spaced quantiles `(L, K)` at shares `(B, L)` in [0, 1]."""
-    last = tables.shape[1] - 1
-    place = shares.clamp(0, 1) * last
-    low = place.floor().clamp(max=last - 1).long()
-    rows = torch.arange(len(tables), device=tables.device)
-    return torch.lerp(tables[rows, low], tables[rows, low + 1], place - low)
 
 
 def take_rims(plan: Plan, classes: Tensor) -> Plan:

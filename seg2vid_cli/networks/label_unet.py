@@ -7,7 +7,6 @@ Discriminators and the style encoder belong to `seg2vid_cli.training`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seg2vid_cli.networks.layers import LEAK
+from seg2vid_cli.networks.layers import LEAK, quantiles, share_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +127,11 @@ class Palette(nn.Module):
         Returns:
             `(B, style_size)`.
         """
-        return along(self.looks.float(), light) + draws.float() @ self.around.float().T
+        return along(self.looks.float(), share_below(light)) + self._beside(draws)
+
+    def _beside(self, draws: Tensor) -> Tensor:
+        """What styles have beside those of their light, `(B, style_size)`."""
+        return draws.float() @ self.around.float().T
 
     def forward(self, light: Tensor, draws: Tensor, classes: Tensor, unusual: Tensor) -> Tensor:
         """Colours of a picture's places.
@@ -144,10 +147,9 @@ class Palette(nn.Module):
             `(P, 3)` RGB in [0, 1]; NaN for classes that were not measured.
         """
         unusual = unusual.clamp(-MOST_UNUSUAL, MOST_UNUSUAL)
-        beside = draws[0].float() @ self.around.float().T
-        usual = along(self.usual.float(), light)[0]
-        usual = usual + torch.einsum("kcs,s->kc", self.by_style.float(), beside)
-        shade = along(self.shades.float(), unusual[1:, 0])
+        usual = along(self.usual.float(), share_below(light))[0]
+        usual = usual + torch.einsum("kcs,s->kc", self.by_style.float(), self._beside(draws)[0])
+        shade = along(self.shades.float(), share_below(unusual[1:, 0]))
         shade = shade[torch.arange(len(classes), device=classes.device), classes]
         own = torch.einsum("pij,pj->pi", self.spreads.float()[classes], unusual[1:, 1:])
         drawn = usual[classes] + self.common.float() @ unusual[0, 1:] + shade + own
@@ -159,22 +161,19 @@ class Palette(nn.Module):
         return (colours + DARKEST).log()
 
 
-def along(curve: Tensor, number: Tensor) -> Tensor:
-    """Look up a curve of quantiles for standard normal numbers.
+def along(curve: Tensor, shares: Tensor) -> Tensor:
+    """Look up a curve of quantiles.
 
     Args:
         curve: `(N, ...)`, evenly spread from the smallest of all to the largest.
-        number: `(B,)`.
+        shares: `(B,)` in [0, 1].
 
     Returns:
         `(B, ...)`.
     """
-    share_below = 0.5 * (1 + torch.erf(number.float() / math.sqrt(2)))
-    place = share_below * (len(curve) - 1)
-    below = place.floor().long().clamp(0, len(curve) - 2)
-    share = (place - below).view(-1, *(1,) * (curve.ndim - 1))
-    between: Tensor = curve[below].lerp(curve[below + 1], share)
-    return between
+    tables = curve.flatten(1).T
+    found: Tensor = quantiles(tables, shares[:, None].expand(-1, len(tables)))
+    return found.view(len(shares), *curve.shape[1:])
 
 
 class LabelUNet(nn.Module):

@@ -1,7 +1,10 @@
-"""Blocks that two or more networks use."""
+"""Blocks and functions that two or more networks use."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 LEAK = 0.2
@@ -48,3 +51,17 @@ def conv_norm_relu(
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     )
+
+
+def share_below(numbers: Tensor) -> Tensor:
+    """Share of standard normal numbers that are smaller than these."""
+    return 0.5 * (1 + torch.erf(numbers / math.sqrt(2)))
+
+
+def quantiles(tables: Tensor, shares: Tensor) -> Tensor:
+    """Read tables of evenly spaced quantiles `(L, K)` at shares `(B, L)` in [0, 1]."""
+    last = tables.shape[1] - 1
+    place = shares.clamp(0, 1) * last
+    low = place.floor().clamp(max=last - 1).long()
+    rows = torch.arange(len(tables), device=tables.device)
+    return torch.lerp(tables[rows, low], tables[rows, low + 1], place - low)

@@ -143,7 +143,7 @@ def sit_upright(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
     """
     ridden = among(classes, RIDDEN)
     own = (nearness * ridden).flatten(2)
-    nearest = torch.zeros_like(own).scatter_reduce(2, owners, own, "amax").gather(2, owners)
+    nearest = _largest(own, owners)
     return torch.where(classes == RIDER, nearest.view_as(nearness), nearness)
 
 
@@ -167,8 +167,7 @@ def who_is_who(classes: Tensor) -> Tensor:
         spread = F.max_pool2d(number * masks, (1, 2 * BESIDE_PX + 1), 1, (0, BESIDE_PX))
         spread = F.max_pool2d(spread, (3, 1), 1, (1, 0)) * masks
         larger = spread.sum(1, keepdim=True)
-        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
-        larger = larger * those
+        larger = _largest(larger, runs) * those
         if torch.equal(larger, number):
             break
         number = larger
@@ -189,18 +188,12 @@ def which_vehicle(nearness: Tensor, classes: Tensor, owners: Tensor) -> Tensor:
     vehicles, runs = among(classes, VEHICLES), _runs(classes)
     number = torch.arange(1.0, vehicles[0].numel() + 1, device=classes.device)
     number = number.view_as(vehicles[0]) * vehicles
-    number = torch.zeros_like(number).scatter_reduce(2, runs, number, "amax").gather(2, runs)
-    number = number * vehicles
     alike = [
         same & vehicles & ((there - nearness).abs() < ONE_VEHICLE * nearness)
         for same, there in zip(_alike(classes), _shifted(nearness), strict=True)
     ]
     for _ in range(classes.shape[-1] if vehicles.any() else 0):  # the largest number of all spreads
-        larger = number
-        for there, same in zip(_shifted(number), alike, strict=True):
-            larger = torch.maximum(larger, there * same)
-        larger = torch.zeros_like(larger).scatter_reduce(2, runs, larger, "amax").gather(2, runs)
-        larger = larger * vehicles
+        larger = torch.maximum(number, _spread(number, runs, alike))
         if torch.equal(larger, number):
             break
         number = larger
@@ -229,10 +222,7 @@ def put_on_ground(nearness: Tensor, classes: Tensor) -> Tensor:
     most = torch.where(row, own * ROW_STEP, torch.inf)
     nearest, alike = own, [same & upright for same in _alike(classes)]
     for _ in range(WIDEST_PX // BESIDE_PX if own.any() else 0):
-        beside = torch.zeros_like(nearest)
-        for value, same in zip(_shifted(nearest), alike, strict=True):
-            beside = torch.maximum(beside, value * same)
-        grown = torch.zeros_like(beside).scatter_reduce(2, runs, beside, "amax").gather(2, runs)
+        grown = _spread(nearest, runs, alike)
         nearest = torch.maximum(nearest, torch.minimum(grown, most) * upright)
     return torch.where(nearest > 0, nearest, nearness)
 
@@ -263,6 +253,25 @@ def _sums(values: Tensor, index: Tensor) -> Tensor:
         return torch.zeros_like(values).scatter_add(2, index, values)
     whole = (values * FIXED_POINT).round().long()  # whole numbers add up the same in any order
     return torch.zeros_like(whole).scatter_add(2, index, whole).to(values.dtype) / FIXED_POINT
+
+
+def _largest(values: Tensor, index: Tensor) -> Tensor:
+    """The largest along dimension 2 of what has the same index, at least 0; of `index`'s shape."""
+    return torch.zeros_like(values).scatter_reduce(2, index, values, "amax").gather(2, index)
+
+
+def _spread(values: Tensor, runs: Tensor, alike: Sequence[Tensor]) -> Tensor:
+    """The largest of what lies a little to the left and right, then of every run.
+
+    Args:
+        values: `(B, 1, H, W)`, not negative.
+        runs: From `_runs`.
+        alike: Bool, which of `_shifted` count.
+    """
+    beside = torch.zeros_like(values)
+    for value, same in zip(_shifted(values), alike, strict=True):
+        beside = torch.maximum(beside, value * same)
+    return _largest(beside, runs)
 
 
 def _runs(classes: Tensor) -> Tensor:

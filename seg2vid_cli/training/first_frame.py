@@ -384,14 +384,15 @@ class FirstFrameTask:
             else:
                 asked, caught = judge.losses(judged, real, scene)
             apart = read = judged.new_zeros(())
-            if self._perceptual is not None:
-                seen = look_at(self._perceptual, judged, real)
-            if "features" in self.helpers:
-                by_features = cast("FeatureJudge", self.helpers["features"])
-                pleased, noticed = by_features.losses(seen, planes)
+            teacher, by_features = self._perceptual, "features" in self.helpers
+            if teacher is not None and (by_features or not warming):
+                seen = look_at(teacher, judged, real)
+            if by_features:
+                feature_judge = cast("FeatureJudge", self.helpers["features"])
+                pleased, noticed = feature_judge.losses(seen, planes)
                 caught = caught + noticed
                 asked = asked if warming else asked + pleased
-            if self._perceptual is not None and not warming:
+            if teacher is not None and not warming:
                 weights = class_weights(batch.known).sqrt()
                 apart, read = perceptual_losses(
                     seen, batch.known, weights, planes=planes, follows=follows
@@ -413,9 +414,9 @@ class FirstFrameTask:
         for optimizer in self.optimizers.values():
             optimizer.step()
         values = {"asked": asked, "colour": colour, "kl": kl, "discriminator": caught}
-        if self._perceptual is not None:
+        if teacher is not None:
             values |= {"apart": apart, "read": read}
-        if "features" in self.helpers:
+        if by_features:
             values |= {"pleased": pleased, "noticed": noticed}
         return {name: value.item() for name, value in values.items()}
 

@@ -103,9 +103,9 @@ class PatchJudge(nn.Module):
         asked, caught, matching = [], [], []
         for scale in self.scales:
             *features, verdict = scale(x)
-            on_made, on_real = verdict.float().chunk(2)
-            asked.append(((on_made - 1) ** 2).mean())
-            caught.append(((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2)
+            ask, catch = _least_squares(verdict)
+            asked.append(ask)
+            caught.append(catch)
             matching.append(_matching([f.chunk(2) for f in features], scene))
             x = F.avg_pool2d(x, 2)
         match = torch.stack(matching).mean()
@@ -161,10 +161,17 @@ class FeatureJudge(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             shares = F.adaptive_avg_pool2d(planes, (x.shape[-2], x.shape[-1])).to(x.dtype)
             wished = (wish(shares).repeat(2, 1, 1, 1) * x).mean(1, keepdim=True)
-            on_made, on_real = (head(x) + wished).float().chunk(2)
-            asked.append(((on_made - 1) ** 2).mean())
-            caught.append(((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2)
+            ask, catch = _least_squares(head(x) + wished)
+            asked.append(ask)
+            caught.append(catch)
         return torch.stack(asked).mean(), torch.stack(caught).sum() / 2
+
+
+def _least_squares(verdict: Tensor) -> tuple[Tensor, Tensor]:
+    """What generator and discriminator should lessen, by verdicts on painted, then real ones."""
+    on_made, on_real = verdict.float().chunk(2)
+    caught = ((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2
+    return ((on_made - 1) ** 2).mean(), caught
 
 
 def _matching(features: Sequence[Sequence[Tensor]], scene: Scene) -> Tensor:

@@ -45,20 +45,21 @@ def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: T
     means = means[:, known]
     # How light a picture is among all: by how much lighter than usual its classes are.
     usual = (means * shares).sum(0) / shares.sum(0)
-    rank = _ranks(_in_common(means - usual, shares))
+    lighter = _in_common(means - usual, shares)
+    rank = _ranks(lighter)
     palette.looks.copy_(_curve(rank, styles, LOOKS))
-    rest = styles - _at(palette.looks, rank)
+    rest = styles - along(palette.looks, rank)
     palette.around.copy_(_root(rest.T @ rest / len(rest)))
     # Colours along that: what all classes have in common, then each class as far as it was seen.
-    lights = _curve(rank, _in_common(means - usual, shares), LOOKS)
+    lights = _curve(rank, lighter, LOOKS)
     curves = usual + lights[:, None]
     for index in range(len(known)):
         seen = shares[:, index, 0] > 0
-        apart = means[seen, index] - usual[index] - _at(lights, rank[seen])
+        apart = means[seen, index] - usual[index] - along(lights, rank[seen])
         kernel = _kernel(rank[seen], LOOKS)
         curves[:, index] += kernel @ apart / (kernel.sum(1, keepdim=True) + SEEN_ENOUGH)
     palette.usual[:, known] = curves
-    gaps = means - _at(curves, rank)
+    gaps = means - along(curves, rank)
     for index, train_id in enumerate(known):  # how colours go with what is left of the styles
         share = counts[:, train_id].sqrt()[:, None] * shares[:, index]
         rows, wanted = rest * share, gaps[:, index] * share
@@ -77,7 +78,7 @@ def measure_palette(palette: Palette, planes: Tensor, colours: Tensor, styles: T
             continue
         rank_within = _ranks(own)
         palette.shades[:, train_id] = _curve(rank_within, own, SHADES)
-        own = own - _at(palette.shades[:, train_id], rank_within)
+        own = own - along(palette.shades[:, train_id], rank_within)
         palette.spreads[train_id], palette.known[train_id] = _root(own.T @ own / len(own)), 1
     for like, others in data.LOOKALIKES.items():  # few or none were seen of these
         for train_id in others:
@@ -115,11 +116,6 @@ def _curve(rank: Tensor, values: Tensor, points: int) -> Tensor:
     """Smooth mean of `(N, C)` along their ranks, `(points, C)`."""
     kernel = _kernel(rank, points)
     return kernel @ values / kernel.sum(1, keepdim=True)
-
-
-def _at(curve: Tensor, rank: Tensor) -> Tensor:
-    """A curve where the ranks are, `(points, ...)` to `(N, ...)`."""
-    return along(curve, torch.special.ndtri(rank.clamp(1e-4, 1 - 1e-4)))
 
 
 @torch.no_grad()
