@@ -66,18 +66,17 @@ def find_places(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
         if mask.any():
             within[mask] = _things(mask, LONGEST_CAR if train_id == CAR else np.inf)[mask]
     keys = train_ids.astype(np.intp) * (int(within.max()) + 1) + within
-    places: NDArray[np.intp] = np.unique(keys, return_inverse=True)[1].reshape(shape)
+    there = np.bincount(keys.ravel()) > 0
+    places: NDArray[np.intp] = (np.cumsum(there) - 1)[keys]
     return places
 
 
 def _things(mask: NDArray[np.bool_], longest: float) -> NDArray[np.intp]:
     """Number every connected part of a class, from 1 on; 0 for all small ones together."""
     parts = connected_parts(mask)
-    numbers, index, counts = np.unique(parts, return_inverse=True, return_counts=True)
-    table = np.zeros(len(numbers), np.intp)
-    large = (counts >= SMALLEST * mask.size) & (numbers > 0)
-    table[large] = np.arange(1, np.count_nonzero(large) + 1)
-    things = table[index].reshape(mask.shape)
+    large = np.bincount(parts.ravel()) >= SMALLEST * mask.size
+    large[0] = False
+    things = np.where(large, np.cumsum(large), 0)[parts]
     following = int(things.max()) + 1
     for number in range(1, following):
         rows, columns = np.nonzero(things == number)

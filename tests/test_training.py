@@ -244,6 +244,28 @@ class TestLosses:
         both = losses.compare(made, true, planes, follows)
         torch.testing.assert_close(both, torch.stack([(made - true)[0].abs().mean(), wanted[1]]))
 
+    def test_large_pictures_have_about_the_textures_that_a_grid_shows(self, monkeypatch):
+        planes = F.one_hot(torch.full((1, 64, 64), 3), 20).permute(0, 3, 1, 2).float()
+        made, true = torch.rand(1, 3, 64, 64), 0.5 * torch.rand(1, 3, 64, 64)
+        gaps = []
+        for most in (64 * 64, 32 * 32):
+            monkeypatch.setattr(losses, "MOST_CELLS", most)
+            torch.manual_seed(3)
+            gaps.append(losses.texture_gap(made, true, planes).item())
+        assert gaps[0] != gaps[1] == pytest.approx(gaps[0], rel=0.1)
+
+    def test_faint_textures_are_told_apart_in_mixed_precision(self):
+        planes = F.one_hot(torch.full((1, 64, 64), 3), 20).permute(0, 3, 1, 2).float()
+        made = 0.6 + 0.01 * torch.randn(1, 3, 64, 64)
+        true = made.mean((2, 3), keepdim=True) + 2 * (made - made.mean((2, 3), keepdim=True))
+        torch.manual_seed(3)
+        wanted = losses.texture_gap(made, true, planes)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.manual_seed(3)
+            gap = losses.texture_gap(made, true, planes)
+        assert wanted.item() == pytest.approx(0.01, rel=0.5)
+        torch.testing.assert_close(gap, wanted)
+
     def test_a_picture_without_labels_has_no_textures(self):
         planes = F.one_hot(torch.full((1, 8, 8), 19), 20).permute(0, 3, 1, 2).float()
         made = torch.rand(1, 3, 8, 8).requires_grad_()

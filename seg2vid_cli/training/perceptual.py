@@ -38,7 +38,8 @@ from seg2vid_cli.weights.load import config_from_dict
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
-READ_WEIGHT = 0.7
+READ_WEIGHT = 0.05
+FAR = 4  # pixels that a distant look makes one of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +198,13 @@ def perceptual_losses(
         Mean difference of colours and features, relative to their size in the real pictures;
         weighted cross-entropy.
     """
-    # The pictures themselves come first: contrasts and colours of a class are textures, too.
+    # The pictures themselves come first: contrasts and colours of a class are textures, too, and
+    # what is left of them at a distance.
+    both = list(zip(seen.made, seen.real, strict=True))
+    far_made, far_real = (F.avg_pool2d(x.float(), FAR) for x in both[0])
     apart = [
         compare(a.float(), b.float(), planes, follows).mean() / b.float().mean().clamp_min(1e-3)
-        for a, b in zip(seen.made, seen.real, strict=True)
+        for a, b in [*both, (far_made, far_real)]
     ]
     logits = F.interpolate(
         seen.logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
