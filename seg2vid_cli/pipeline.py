@@ -224,6 +224,11 @@ class Pipeline:
         return cast(EdgeDetector, self._load("edges"))
 
     @property
+    def painted_by(self) -> str:
+        """Name of the bundle that the first frame is from."""
+        return self.first_frame_weights or self.bundle.name
+
+    @property
     def guided(self) -> bool:
         """Whether the first frame is painted from labels and edges."""
         return "edges" in self.bundle.stages
@@ -317,8 +322,7 @@ class Pipeline:
         check_variety(edge_variety)
         if picture is None:
             self.bundle.require("first_frame")
-            name = self.first_frame_weights or self.bundle.name
-            check_light(sample.light, self.bundle.stages["first_frame"].config, name)
+            self.check_light(sample.light)
         else:
             sample = replace(sample, light=None)
         self.check_edges(edges is not None, starts_from_picture=picture is not None)
@@ -374,6 +378,14 @@ class Pipeline:
             progress=progress,
         )
 
+    def check_light(self, light: float | None) -> None:
+        """Make sure that how light the first frame is can be chosen, if it is.
+
+        Raises:
+            InputError: The weights, which have a first-frame stage, cannot be told.
+        """
+        check_light(light, self.bundle.stages["first_frame"].config, self.painted_by)
+
     def check_edges(
         self,
         given: bool,
@@ -391,7 +403,6 @@ class Pipeline:
         Raises:
             InputError: They are of no use.
         """
-        name = self.first_frame_weights or self.bundle.name
         if given and starts_from_picture:
             raise InputError(
                 "edges are of no use where the clip starts from a picture",
@@ -399,7 +410,7 @@ class Pipeline:
             )
         if given and not self.guided:
             raise InputError(
-                f"weights '{name}' paint from labels alone and take no edges",
+                f"weights '{self.painted_by}' paint from labels alone and take no edges",
                 hint=f"add {option} {GUIDED_WEIGHTS}",
             )
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from seg2vid_cli import __version__
 from seg2vid_cli.edges import Guide, GuideKind, check_kind, check_variety, read_guide
 from seg2vid_cli.errors import InputError
-from seg2vid_cli.first_frame import PICTURE_EXTENSIONS, check_light
+from seg2vid_cli.first_frame import PICTURE_EXTENSIONS
 from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.labels import LABEL_EXTENSIONS, LabelMap, read_labels
 from seg2vid_cli.numbered import find_gap, list_files, match_files
@@ -419,8 +419,7 @@ def translate(
             hint="name others with --weights; seg2vid weights list shows the stages",
         )
     pipeline.check_edges(bool(plan.guides), option="--weights")
-    name = pipeline.first_frame_weights or pipeline.bundle.name
-    check_light(sample.light, pipeline.bundle.stages["first_frame"].config, name)
+    pipeline.check_light(sample.light)
     edge_variety = edge_variety if plan.guides else 0.0
     rate = fps or pipeline.bundle.fps or DEFAULT_FPS
     for path in (plan.output, plan.panel):
@@ -430,7 +429,7 @@ def translate(
     metadata = {
         "tool": TOOL,
         "version": __version__,
-        "weights": name,
+        "weights": pipeline.painted_by,
         "weights_sha256": pipeline.weights_sha256,
         "seed": sample.seed,
         "variant": sample.variant,
@@ -468,7 +467,7 @@ def translate(
         write_png(plan.preview, contact_sheet(pictures, captions, columns=PREVIEW_COLUMNS))
     return TranslationReport(
         plan=plan,
-        weights=name,
+        weights=pipeline.painted_by,
         size_hw=size,
         fps=rate,
         sample=sample,
