@@ -15,7 +15,6 @@ from seg2vid_cli.label_view import colour_picture
 from seg2vid_cli.translate import plan_translation, translate
 from seg2vid_cli.video import read_frames
 from seg2vid_cli.visualize import compose_panel, contact_sheet, write_png
-from seg2vid_cli.weights.registry import GUIDED_WEIGHTS
 
 HERE = Path(__file__).parent
 SCENES = {
@@ -43,14 +42,14 @@ def main() -> None:
     clips, pictures = HERE / "clips", HERE / "pictures"
     clips.mkdir(exist_ok=True)
     pictures.mkdir(exist_ok=True)
-    make_scenes(clips, pictures)
-    show_failures(clips, pictures / "failures.png")
-    translate_drive(clips, pictures / "guided.png")
-
-
-def make_scenes(clips: Path, pictures: Path) -> None:
-    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.jpg` and `pictures/panel.png`."""
     pipeline = Pipeline.open("street", device="cpu")
+    make_scenes(pipeline, clips, pictures)
+    show_failures(clips, pictures / "failures.png")
+    translate_drive(pipeline, clips, pictures / "guided.png")
+
+
+def make_scenes(pipeline: Pipeline, clips: Path, pictures: Path) -> None:
+    """Write `clips/SCENE.mp4`, `clips/SCENE.sheet.jpg` and `pictures/panel.png`."""
     for scene, file in SCENES.items():
         video = clips / f"{scene}.mp4"
         outputs = Outputs(video=video, preview=clips / f"{scene}.sheet.png")
@@ -90,7 +89,7 @@ def show_failures(clips: Path, picture: Path) -> None:
     write_png(picture, keep_256_colours(sheet))
 
 
-def translate_drive(clips: Path, picture: Path) -> None:
+def translate_drive(pipeline: Pipeline, clips: Path, picture: Path) -> None:
     """Write `clips/drive.mp4` and `clips/drive-plain.mp4`, their sheets, and one moment of both."""
     drive = HERE / "drive"
     frames = {}
@@ -101,14 +100,14 @@ def translate_drive(clips: Path, picture: Path) -> None:
             edges=edges,
             preview=clips / f"{name}.sheet.png",
         )
-        translate(plan, Pipeline.open(GUIDED_WEIGHTS if edges else "street", device="cpu"))
+        translate(plan, pipeline)
         shrink_sheet(clips / f"{name}.sheet.png")
         frames[name] = list(read_frames(plan.output))[DRIVE_FRAME]
         if edges is not None:
             labels, guide = plan.read(DRIVE_FRAME)
             assert guide is not None
             rendered = np.asarray(guide.pixels, np.uint8)
-            lines = guide.edges(labels.size_hw, Pipeline.open(GUIDED_WEIGHTS).edge_threshold)
+            lines = guide.edges(labels.size_hw, pipeline.edge_threshold)
     tiles = [
         ("label map", colour_picture(labels.train_ids)),
         ("rendered", rendered),

@@ -62,7 +62,6 @@ from seg2vid_cli.visualize import (
     write_png,
 )
 from seg2vid_cli.weights.load import open_bundle
-from seg2vid_cli.weights.registry import GUIDED_WEIGHTS
 
 PREVIEW_FRAMES = 11  # and the label map in front: three rows of four
 PREVIEW_COLUMNS = 4
@@ -322,7 +321,7 @@ def generate_samples(
     alone = len(samples) == 1
     targets = check_targets(wanted, len(samples), grid=grid, page=page, inputs=tuple(inputs))
     if pipeline is None:
-        pipeline = Pipeline.open(first_frame_weights=GUIDED_WEIGHTS if edges else None)
+        pipeline = Pipeline.open()
     pipeline.check_edges(edges is not None, starts_from_picture=picture_path is not None)
     saliency = _saliency_model(saliency, targets, pipeline)
     no_map = labels is None or labels.encoding == "none"  # the picture is all there is

@@ -65,10 +65,18 @@ def find_places(train_ids: NDArray[np.uint8], rng: np.random.Generator) -> NDArr
         mask = train_ids == train_id
         if mask.any():
             within[mask] = _things(mask, LONGEST_CAR if train_id == CAR else np.inf)[mask]
-    keys = train_ids.astype(np.intp) * (int(within.max()) + 1) + within
-    there = np.bincount(keys.ravel()) > 0
-    places: NDArray[np.intp] = (np.cumsum(there) - 1)[keys]
-    return places
+    return _without_gaps(train_ids.astype(np.intp) * (int(within.max()) + 1) + within)
+
+
+def one_place_a_class(train_ids: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Number classes as `find_places` numbers places, for sequences: houses come and go there."""
+    return _without_gaps(train_ids.astype(np.intp))
+
+
+def _without_gaps(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+    there = np.bincount(numbers.ravel()) > 0
+    without: NDArray[np.intp] = (np.cumsum(there) - 1)[numbers]
+    return without
 
 
 def _things(mask: NDArray[np.bool_], longest: float) -> NDArray[np.intp]:

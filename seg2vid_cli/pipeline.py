@@ -48,7 +48,7 @@ from seg2vid_cli.networks.pix2pixhd import (
     LocalEnhancer,
 )
 from seg2vid_cli.networks.seg2vid_refine import Seg2VidRefine
-from seg2vid_cli.palette import find_places
+from seg2vid_cli.palette import find_places, one_place_a_class
 from seg2vid_cli.recipe import TOOL, Recipe, encode_edges, encode_labels, encode_scene, scene_sha256
 from seg2vid_cli.refine import fill_hidden, refine_frames
 from seg2vid_cli.sample import Sample
@@ -56,7 +56,7 @@ from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.video import DEFAULT_QUALITY
 from seg2vid_cli.warp import backward_warp
 from seg2vid_cli.weights.load import FAMILIES, Bundle, open_mixed
-from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS, WeightSpec
+from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, WeightSpec
 
 DEFAULT_FRAMES = 25
 MAX_FRAMES = 100_000
@@ -411,7 +411,7 @@ class Pipeline:
         if given and not self.guided:
             raise InputError(
                 f"weights '{self.painted_by}' paint from labels alone and take no edges",
-                hint=f"add {option} {GUIDED_WEIGHTS}",
+                hint=f"add {option} {DEFAULT_WEIGHTS}",
             )
 
     def _scene(self, labels: LabelMap) -> LabelMap | None:
@@ -512,9 +512,14 @@ class Pipeline:
         """Places that have a colour of their own, of the padded size, for a generator that asks."""
         if cast(LabelUNet, self.generator).palette is None:
             return None
-        rng = clip.recipe.sample.generator(part="appearance", purpose="sketch")
+        train_ids = clip.labels.train_ids
+        if clip.various:
+            rng = clip.recipe.sample.generator(part="appearance", purpose="sketch")
+            places = find_places(train_ids, rng)
+        else:
+            places = one_place_a_class(train_ids)
         borders = _borders(clip.size_hw, (planes.shape[-2], planes.shape[-1]), corner)
-        return np.pad(find_places(clip.labels.train_ids, rng), borders, mode="edge")
+        return np.pad(places, borders, mode="edge")
 
     def _detect(self, clip: Clip, planes: Tensor, corner: tuple[int, int]) -> Tensor:
         """Edges as the generator wants them, `(1, 1, H, W)` of the padded size."""

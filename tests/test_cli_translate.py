@@ -209,18 +209,14 @@ def test_a_doubtful_encoding_is_noted():
 # ---- weights -------------------------------------------------------------------------------------
 
 
-def test_without_a_name_the_weights_are_those_that_fit(tiny_bundle, guided_bundle, monkeypatch):
-    monkeypatch.setattr(registry, "DEFAULT_WEIGHTS", str(tiny_bundle))
-    monkeypatch.setattr(registry, "GUIDED_WEIGHTS", str(guided_bundle))
+def test_without_a_name_the_weights_are_the_usual_ones(guided_bundle, monkeypatch):
+    monkeypatch.setattr(registry, "DEFAULT_WEIGHTS", str(guided_bundle))
     a_sequence(2)
-    for edges, name in (((), "tiny"), (("--edges", "cg"), "guided")):
+    for edges, said in (((), "none"), (("--edges", "cg"), "of cg, taken for pictures")):
         done = seg2vid("translate", "labels", "-o", "out.gif", *edges)
         assert done.code == 0, done.err
         report = facts(done.out)
-        assert (report["weights"], report["edges"]) == (
-            name,
-            "of cg, taken for pictures" if edges else "none",
-        )
+        assert (report["weights"], report["edges"]) == ("guided", said)
 
 
 def test_weights_without_edges_take_none_and_guided_ones_do_without(tiny_bundle, weights):

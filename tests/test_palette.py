@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from seg2vid_cli import Pipeline, first_frame
 from seg2vid_cli.device import resolve_compute
 from seg2vid_cli.first_frame import match_colours, paint_first_frame
+from seg2vid_cli.labels import labels_from_array
 from seg2vid_cli.networks.label_unet import DARKEST, LabelUNet, LabelUNetConfig, Palette
-from seg2vid_cli.palette import classes_of, find_places, mean_colours
+from seg2vid_cli.palette import classes_of, find_places, mean_colours, one_place_a_class
 from seg2vid_cli.sample import Sample
 from seg2vid_cli.sketch import sketch_edges
 from seg2vid_cli.training.data import Pair
@@ -49,6 +51,15 @@ def tiny_generator(**planes):
 
 def numbers(places, ids, train_id):
     return np.unique(places[ids == train_id])
+
+
+def test_in_a_sequence_a_class_is_one_place():
+    ids = street()
+    places = one_place_a_class(ids)
+    there = np.unique(ids)
+    assert np.array_equal(np.unique(places), np.arange(len(there)))
+    assert np.array_equal(there[places], ids)
+    assert np.array_equal(classes_of(places, ids), there)
 
 
 def test_every_place_is_inside_one_class_and_numbers_have_no_gaps():
@@ -342,6 +353,22 @@ def test_a_generator_that_reads_colours_paints_them():
     alike = paint_first_frame(network, planes, sample=Sample(seed=1), various=False, **paint)
     one, other = (alike[0, :, 20:40, x : x + 20].mean((1, 2)) for x in (10, 60))
     assert (one - other).abs().max() < 0.05
+
+
+def test_in_a_sequence_all_of_a_class_is_brought_to_its_colour_by_one_gain(monkeypatch):
+    """Houses come and go there, and what they are multiplied with would jump."""
+    labels = labels_from_array(street(), encoding="train-ids")
+    pipeline = Pipeline.open("street", device="cpu", precision="fp32")
+    asked = []
+
+    def match(frame, places, colours):
+        asked.append(len(colours))
+        return match_colours(frame, places, colours)
+
+    monkeypatch.setattr(first_frame, "match_colours", match)
+    for various in (True, False):
+        next(iter(pipeline.generate(labels, frames=1, various=various)))
+    assert asked[0] > asked[1] == len(np.unique(street()))
 
 
 @pytest.mark.parametrize("edge_planes", [0, 1])

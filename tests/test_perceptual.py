@@ -306,6 +306,7 @@ def test_features_are_judged_by_least_squares_at_four_sizes(teacher):
         head.bias.data.fill_(0.25)
         wish.weight.data.zero_()
     planes = torch.zeros(2, 20, 64, 64)
+    planes[:, 3] = 1
     pictures = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     asked, caught = judge.losses(perceptual.look_at(teacher, *pictures), planes)
     assert len(judge.heads) == len(CHANNELS) - 1  # the finest size is the patches'

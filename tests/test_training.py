@@ -816,18 +816,38 @@ class TestJointStep:
         asked, caught = judge.losses(made, self.real, scene)
         wanted, known = torch.zeros(()), torch.zeros(())
         pictures, planes = (made, self.real), self.planes
+        shares = self.planes.mean((0, 2, 3))
+        there = shares > 0
+        worth = self.planes[:, there].mul(shares[there].rsqrt()[:, None, None]).sum(1, keepdim=True)
+        assert len(worth.unique()) > 1
+
+        def mean(squares):
+            weights = F.interpolate(worth, size=squares.shape[-2:], mode="area")
+            return (weights * squares).sum() / weights.sum()
+
         for scale in judge.scales:
             fake, true = (scale(torch.cat([picture, planes], 1)) for picture in pictures)
             gaps = [F.l1_loss(a, b.detach()) for a, b in zip(fake[:-1], true[:-1], strict=True)]
             matching = judges.FEATURE_WEIGHT["patches"] * sum(gaps) / len(gaps)
-            wanted = wanted + (((fake[-1] - 1) ** 2).mean() + matching) / len(judge.scales)
-            known = known + ((fake[-1] ** 2).mean() + ((true[-1] - 1) ** 2).mean()) / 4
+            wanted = wanted + (mean((fake[-1] - 1) ** 2) + matching) / len(judge.scales)
+            known = known + (mean(fake[-1] ** 2) + mean((true[-1] - 1) ** 2)) / 4
             pictures = [F.avg_pool2d(picture, 2) for picture in pictures]
             planes = F.avg_pool2d(planes, 2)
         torch.testing.assert_close(asked, wanted)
         torch.testing.assert_close(caught, known)
         ours, theirs = (torch.autograd.grad(x, made, retain_graph=True)[0] for x in (asked, wanted))
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+
+    def test_a_rare_class_counts_as_the_root_of_its_share(self):
+        ids = torch.zeros(2, 8, 8, dtype=torch.long)
+        ids[0, 0, :2] = 11
+        planes = F.one_hot(ids, 20).permute(0, 3, 1, 2)
+        worth = judges.worth_of_places(planes)
+        assert worth.shape == (2, 1, 8, 8)
+        rare, common = worth[0, 0, 0, :2].sum(), worth.sum() - worth[0, 0, 0, :2].sum()
+        assert (rare / common).item() == pytest.approx(math.sqrt(2 / 126))
+        more = torch.cat([planes, torch.rand(2, 1, 8, 8)], 1)  # edges behind the classes
+        torch.testing.assert_close(judges.worth_of_places(more), worth)
 
     def test_the_starting_weights_are_mixed_in_before_statistics(
         self, tiny_first_frame, pairs, monkeypatch

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 OF_PIPELINE = ("weights", "first_frame_weights", "motion_weights", "device", "precision")
 SAMPLES_TO_SEED = 5
 FROM_DEFAULT, FROM_OPTION, FROM_CLIP, FROM_WEIGHTS = "default", "option", "--like", "weights"
-FOR_EDGES = "for --edges"
 _KINDS = {"picture": "picture", "map": "map of edges"}
 
 
@@ -263,8 +262,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Take the first frame's network from these weights. "
-            "[dim]\\[default: street-edges with --edges][/]",
+            help="Take the first frame's network from these weights.",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -388,7 +386,7 @@ def generate(
     from seg2vid_cli.saliency import DEFAULT_WEIGHTS, SaliencyModel
     from seg2vid_cli.sample import plan_samples
 
-    choices = _choose(given, recipe, guided=guide is not None)
+    choices = _choose(given, recipe)
     outputs = Outputs(
         video=target,
         frames=save_frames,
@@ -518,15 +516,12 @@ def _stored_guide(like: Path, recipe: Recipe, *, other_labels: Path | None) -> G
     return Guide(path=like, kind="map", reason="Stored in the clip.", pixels=stored)
 
 
-def _choose(
-    given: dict[str, Any], recipe: Recipe | None, *, guided: bool = False
-) -> dict[str, Choice]:
+def _choose(given: dict[str, Any], recipe: Recipe | None) -> dict[str, Choice]:
     """Explicit options first, then those of the clip to repeat, then defaults."""
     from seg2vid_cli.pipeline import DEFAULT_FRAMES
     from seg2vid_cli.video import DEFAULT_QUALITY
-    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS
+    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
 
-    needs_other = guided and given["weights"] is None and not (recipe and recipe.edges_png)
     defaults: dict[str, Any] = {
         "seed": 0,
         "variant": 0,
@@ -550,8 +545,6 @@ def _choose(
         own = name == "device" or (name.endswith("_weights") and given["weights"] is not None)
         if given[name] is not None:
             choices[name] = Choice(value=given[name], origin=FROM_OPTION)
-        elif name == "first_frame_weights" and needs_other:
-            choices[name] = Choice(value=GUIDED_WEIGHTS, origin=FOR_EDGES)
         elif recipe is not None and not own:
             value = recipe.size[::-1] if name == "size_hw" else getattr(recipe, name)
             choices[name] = Choice(value=value, origin=FROM_CLIP)

@@ -128,8 +128,7 @@ def translate(
         str | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Weights with a first-frame network. "
-            "[dim]\\[default: street-edges with --edges, else street][/]",
+            help="Weights with a first-frame network. [dim]\\[default: street][/]",
             rich_help_panel=options.RUN,
         ),
     ] = None,
@@ -157,7 +156,7 @@ def translate(
     from seg2vid_cli.translate import plan_translation
     from seg2vid_cli.translate import translate as run
     from seg2vid_cli.video import check_fps, check_output
-    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS, GUIDED_WEIGHTS
+    from seg2vid_cli.weights.registry import DEFAULT_WEIGHTS
 
     check_settings(frames=1, fps=fps, quality=quality, size_hw=size_hw, fit=fit)
     check_variety(edge_variety or 0.0)
@@ -181,9 +180,8 @@ def translate(
             preview=preview,
             progress=progress,
         )
-    usual = DEFAULT_WEIGHTS if edges is None else GUIDED_WEIGHTS
     pipeline = Pipeline.open(
-        weights or usual,
+        weights or DEFAULT_WEIGHTS,
         device=device,
         precision=precision,  # type: ignore[arg-type]
         before_pull=None if quiet else console.announce_pull,

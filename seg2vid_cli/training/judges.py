@@ -1,7 +1,7 @@
 """Judges of painted pictures, which the first-frame generator learns against.
 
-- `PatchJudge`: conditional patch discriminators at three scales, with least squares. They teach
-  texture soon and layout late; the ones to take where steps are few.
+- `PatchJudge`: conditional patch discriminators at three scales, with least squares in which rare
+  classes count more. They teach texture soon and layout late; the ones to take where steps are few.
 - `SegmentationDiscriminator`: names the class of every pixel of a real picture and calls every
   pixel of a painted one painted; the generator wants its pixels named by the label map. It judges
   layout and texture at once and gives every class its due, but has to learn to read first.
@@ -98,12 +98,12 @@ class PatchJudge(nn.Module):
 
     def losses(self, made: Tensor, real: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """What the generator should lessen, and what these networks should; see `Scene`."""
-        planes = scene.planes.to(made.dtype)
+        planes, worth = scene.planes.to(made.dtype), worth_of_places(scene.planes)
         x = torch.cat([torch.cat([made, real.to(made.dtype)]), torch.cat([planes, planes])], dim=1)
         asked, caught, matching = [], [], []
         for scale in self.scales:
             *features, verdict = scale(x)
-            ask, catch = _least_squares(verdict)
+            ask, catch = _least_squares(verdict, worth)
             asked.append(ask)
             caught.append(catch)
             matching.append(_matching([f.chunk(2) for f in features], scene))
@@ -144,6 +144,7 @@ class FeatureJudge(nn.Module):
             planes: `(B, 20, H, W)` one-hot.
         """
         asked, caught = [], []
+        worth = worth_of_places(planes)
         first = 1 + FIRST_JUDGED  # behind the pictures themselves
         parts = zip(
             seen.made[first:],
@@ -161,17 +162,24 @@ class FeatureJudge(nn.Module):
             x = F.leaky_relu(layer(x), 0.2)
             shares = F.adaptive_avg_pool2d(planes, (x.shape[-2], x.shape[-1])).to(x.dtype)
             wished = (wish(shares).repeat(2, 1, 1, 1) * x).mean(1, keepdim=True)
-            ask, catch = _least_squares(head(x) + wished)
+            ask, catch = _least_squares(head(x) + wished, worth)
             asked.append(ask)
             caught.append(catch)
         return torch.stack(asked).mean(), torch.stack(caught).sum() / 2
 
 
-def _least_squares(verdict: Tensor) -> tuple[Tensor, Tensor]:
-    """What generator and discriminator should lessen, by verdicts on painted, then real ones."""
+def _least_squares(verdict: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
+    """What generator and discriminator should lessen.
+
+    Args:
+        verdict: `(2 * B, 1, h, w)`, on painted pictures, then on real ones.
+        worth: `(B, 1, H, W)`, see `worth_of_places`.
+    """
     on_made, on_real = verdict.float().chunk(2)
-    caught = ((on_made**2).mean() + ((on_real - 1) ** 2).mean()) / 2
-    return ((on_made - 1) ** 2).mean(), caught
+    worth = F.adaptive_avg_pool2d(worth, (verdict.shape[-2], verdict.shape[-1]))
+    worth = worth / worth.sum()
+    caught = ((worth * on_made**2).sum() + (worth * (on_real - 1) ** 2).sum()) / 2
+    return (worth * (on_made - 1) ** 2).sum(), caught
 
 
 def _matching(features: Sequence[Sequence[Tensor]], scene: Scene) -> Tensor:
@@ -285,6 +293,22 @@ def class_weights(ids: Tensor) -> Tensor:
     weights = torch.where(present, weights.clamp(max=RAREST_WEIGHT), torch.zeros_like(weights))
     weights[PAINTED] = 1.0
     return weights
+
+
+def worth_of_places(planes: Tensor) -> Tensor:
+    """How much verdicts on places count: the less, the more of a batch their class covers.
+
+    Otherwise people and signs, which are small, would hardly be looked at.
+
+    Args:
+        planes: `(B, 20, H, W)` one-hot, others may follow.
+
+    Returns:
+        `(B, 1, H, W)`: a class of a share `s` of a batch counts `s ** 0.5` in all.
+    """
+    classes = planes[:, :NUM_CLASSES].float()
+    shares = classes.mean((0, 2, 3)).clamp_min(1e-6)
+    return torch.einsum("bkhw,k->bhw", classes, shares.rsqrt())[:, None]
 
 
 def label_mask(planes: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

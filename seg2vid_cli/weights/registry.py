@@ -23,7 +23,6 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 DEFAULT_WEIGHTS = "street"
-GUIDED_WEIGHTS = "street-edges"  # where edges are given
 CARD_FILE = "README.md"
 _PACKAGE = Path(__file__).resolve().parent.parent
 
