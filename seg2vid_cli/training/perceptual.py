@@ -38,7 +38,7 @@ from seg2vid_cli.weights.load import config_from_dict
 
 NAME = "perceptual"
 FEATURE_WEIGHT = 2.5
-READ_WEIGHT = 0.05
+READ_WEIGHT = 0.15
 FAR = 4  # pixels that a distant look makes one of
 
 
