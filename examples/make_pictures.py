@@ -26,6 +26,7 @@ SCENES = {
 FRAMES = 25
 PANEL_FRAME = 8  # the last frame of the first pass: furthest from its source
 DRIVE_FRAME = 8
+DRIVE_QUALITY = 6  # what changes from frame to frame takes much room
 # Scene, frame, left and top of a square of `FAILURE_PX`, and what is wrong there.
 FAILURES = (
     ("crossing", 0, 384, 10, "signs"),
@@ -100,7 +101,7 @@ def translate_drive(pipeline: Pipeline, clips: Path, picture: Path) -> None:
             edges=edges,
             preview=clips / f"{name}.sheet.png",
         )
-        translate(plan, pipeline)
+        translate(plan, pipeline, quality=DRIVE_QUALITY)
         shrink_sheet(clips / f"{name}.sheet.png")
         frames[name] = list(read_frames(plan.output))[DRIVE_FRAME]
         if edges is not None:
