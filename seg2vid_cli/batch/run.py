@@ -209,9 +209,9 @@ def _open(spec: WorkSpec, before_pull: Callable[[WeightSpec], None] | None) -> B
         before_pull=before_pull,
     )
     bundle.require("first_frame")
+    config, painted_by = bundle.stages["first_frame"].config, first_frame or bundle.name
     for sample in spec.samples:
-        name = first_frame or bundle.name
-        check_light(sample.light, bundle.stages["first_frame"].config, name)
+        check_light(sample.light, config, painted_by)
     if spec.settings.get("frames", DEFAULT_FRAMES) != 1:
         bundle.require("motion", "refine")
     return bundle

@@ -56,11 +56,9 @@ def compare(made: Tensor, true: Tensor, planes: Tensor, follows: Tensor) -> Tens
     if bool(follows.all()):
         return (made - true).abs().mean((1, 2, 3))
     apart = ~follows
-    gaps = texture_gap(made[apart], true[apart], planes[apart])
-    gaps = made.new_zeros(len(made)).masked_scatter(apart, gaps)
-    if bool(follows.any()):
-        near = (made[follows] - true[follows]).abs().mean((1, 2, 3))
-        gaps = gaps.masked_scatter(follows, near)
+    gaps = made.new_zeros(len(made))
+    gaps[follows] = (made[follows] - true[follows]).abs().mean((1, 2, 3))
+    gaps[apart] = texture_gap(made[apart], true[apart], planes[apart])
     return gaps
 
 

@@ -200,11 +200,10 @@ def perceptual_losses(
     """
     # The pictures themselves come first: contrasts and colours of a class are textures, too, and
     # what is left of them at a distance.
-    both = list(zip(seen.made, seen.real, strict=True))
-    far_made, far_real = (F.avg_pool2d(x.float(), FAR) for x in both[0])
+    made, real = ([*x, F.avg_pool2d(x[0].float(), FAR)] for x in (seen.made, seen.real))
     apart = [
         compare(a.float(), b.float(), planes, follows).mean() / b.float().mean().clamp_min(1e-3)
-        for a, b in [*both, (far_made, far_real)]
+        for a, b in zip(made, real, strict=True)
     ]
     logits = F.interpolate(
         seen.logits.float(), size=ids.shape[-2:], mode="bilinear", align_corners=False
